@@ -1,0 +1,1 @@
+"""Benchmarks: kernels and steps (pytest-benchmark), and the peers' harness, `python -m bench.peers`."""

@@ -1,0 +1,48 @@
+"""gpubp trains multi-layer perceptrons by backpropagation: the same layer code on NumPy (CPU) and CuPy (CUDA)."""
+
+from gpubp import activations, initializers, losses, optimizers, schedules
+from gpubp.activations import (
+    ELU,
+    GELU,
+    SELU,
+    Activation,
+    Exp,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from gpubp.backends import devices, get_backend
+from gpubp.callbacks import Callback, EarlyStopping
+from gpubp.data.split import train_test_split
+from gpubp.errors import (
+    DataError,
+    DeviceError,
+    DivergenceError,
+    GpubpError,
+    ModelFileError,
+    ShapeError,
+)
+from gpubp.explain.gradients import check_gradients
+from gpubp.history import History
+from gpubp.initializers import Initializer
+from gpubp.kernel import elementwise, reduction, rowwise
+from gpubp.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    Loss,
+    Poisson,
+    Quantile,
+    SquaredError,
+)
+from gpubp.mlp import MLP, Backprop, load
+from gpubp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from gpubp.schedules import Schedule
+
+__version__ = "0.1.0"

@@ -1,0 +1,325 @@
+"""Activations: the function with the bias added before it, and the kernel that turns ∂C/∂y into the delta ∂C/∂z.
+
+Those whose derivative can be taken from the output y save nothing else; the others save z. A new activation is two kernels and one class.
+At a kink the derivative is the left one.
+"""
+
+from math import inf, pi, sqrt
+from typing import Any, ClassVar, Literal
+
+from gpubp.errors import DataError
+from gpubp.kernel import Array, Kernel, elementwise, rowwise
+from gpubp.registry import Component
+
+SOURCE = "activations.cuh"
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934  # Klambauer et al. 2017, "Self-Normalizing Neural Networks"
+GELU_SLOPE, GELU_CUBIC = sqrt(2 / pi), 0.044715  # Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"
+
+
+class Activation(Component):
+    """y = f(z) with z = x W + b, and ∂C/∂z = ∂C/∂y · f'(z).
+
+    A subclass states, as class attributes, the kernels and the facts about f; see `Sigmoid` for one that saves its output and
+    `GELU` for one that saves z. Its constructor's arguments, if any, are listed in `parameters` and reach both kernels before the outputs.
+    """
+
+    forward: ClassVar[Kernel]  # "z, b -> y", or "z, b -> z, y" where z (with its bias) is what is saved
+    delta: ClassVar[Kernel | None]  # "dy, y -> dz" or "dy, z -> dz"; None where f' = 1
+    saves: ClassVar[Literal["y", "z"]] = "y"
+    analytic: ClassVar[bool] = False  # f is analytic near the real axis and its body is complex-safe: gradients are checked by complex step
+    initializer: ClassVar[str] = "xavier_uniform"
+    range: ClassVar[tuple[float, float]] = (-inf, inf)  # of f; a loss asks whether it can be given such outputs
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return ()
+
+
+@elementwise("z, b -> y")
+def bias_identity(xp: Any, z: Array, b: Array, y: Array) -> None:
+    xp.add(z, b, out=y)
+
+
+class Identity(Activation):
+    """f(z) = z."""
+
+    forward, delta, analytic = bias_identity, None, True
+
+
+@elementwise("z, b -> y", source=SOURCE)
+def bias_sigmoid(xp: Any, z: Array, b: Array, y: Array) -> None:
+    xp.add(z, b, out=y)
+    xp.negative(y, out=y)
+    xp.exp(y, out=y)  # overflows to inf, whose reciprocal is the right 0
+    xp.add(y, 1, out=y)
+    xp.reciprocal(y, out=y)
+
+
+@elementwise("dy, y -> dz", source=SOURCE, scratch=1)
+def sigmoid_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array) -> None:
+    xp.subtract(1, y, out=s)
+    xp.multiply(s, y, out=s)
+    xp.multiply(dy, s, out=dz)
+
+
+class Sigmoid(Activation):
+    """f(z) = 1 / (1 + e⁻ᶻ), f' = y (1 − y)."""
+
+    forward, delta, analytic, range = bias_sigmoid, sigmoid_delta, True, (0.0, 1.0)
+
+
+@elementwise("z, b -> y")
+def bias_tanh(xp: Any, z: Array, b: Array, y: Array) -> None:
+    xp.add(z, b, out=y)
+    xp.tanh(y, out=y)
+
+
+@elementwise("dy, y -> dz", scratch=1)
+def tanh_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array) -> None:
+    xp.multiply(y, y, out=s)
+    xp.subtract(1, s, out=s)
+    xp.multiply(dy, s, out=dz)
+
+
+class Tanh(Activation):
+    """f(z) = tanh z, f' = 1 − y²."""
+
+    forward, delta, analytic, range = bias_tanh, tanh_delta, True, (-1.0, 1.0)
+
+
+@elementwise("z, b -> y")
+def bias_relu(xp: Any, z: Array, b: Array, y: Array) -> None:
+    xp.add(z, b, out=y)
+    xp.maximum(y, 0, out=y)
+
+
+@elementwise("dy, y -> dz", scratch=1)
+def relu_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array) -> None:
+    xp.sign(y, out=s)  # y ≥ 0, so the sign is the derivative
+    xp.multiply(dy, s, out=dz)
+
+
+class ReLU(Activation):
+    """f(z) = max(z, 0), f' = 1 for z > 0, else 0."""
+
+    name = "relu"
+    forward, delta, initializer, range = bias_relu, relu_delta, "he_uniform", (0.0, inf)
+
+
+@elementwise("z, b, slope -> y", scratch=1)
+def bias_leaky_relu(xp: Any, z: Array, b: Array, slope: float, y: Array, s: Array) -> None:
+    xp.add(z, b, out=y)
+    xp.minimum(y, 0, out=s)
+    xp.multiply(s, slope, out=s)
+    xp.maximum(y, 0, out=y)
+    xp.add(y, s, out=y)
+
+
+@elementwise("dy, y, slope -> dz", scratch=1)
+def leaky_relu_delta(xp: Any, dy: Array, y: Array, slope: float, dz: Array, s: Array) -> None:
+    xp.sign(y, out=s)
+    xp.maximum(s, 0, out=s)
+    xp.multiply(s, 1 - slope, out=s)
+    xp.add(s, slope, out=s)
+    xp.multiply(dy, s, out=dz)
+
+
+class LeakyReLU(Activation):
+    """f(z) = z for z > 0, else slope · z."""
+
+    name = "leaky_relu"
+    forward, delta, initializer = bias_leaky_relu, leaky_relu_delta, "he_uniform"
+
+    def __init__(self, slope: float = 0.01) -> None:
+        if not 0 < slope < 1:
+            raise DataError(f"slope must lie between 0 and 1, got {slope!r}; for slope 0 use relu")
+        self.slope = slope
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return (self.slope,)
+
+
+@elementwise("z, b, scale, alpha -> y", scratch=1)
+def bias_elu(xp: Any, z: Array, b: Array, scale: float, alpha: float, y: Array, s: Array) -> None:
+    xp.add(z, b, out=y)
+    xp.minimum(y, 0, out=s)
+    xp.expm1(s, out=s)
+    xp.multiply(s, alpha, out=s)
+    xp.maximum(y, 0, out=y)
+    xp.add(y, s, out=y)
+    xp.multiply(y, scale, out=y)
+
+
+@elementwise("dy, y, scale, alpha -> dz", scratch=2)
+def elu_delta(xp: Any, dy: Array, y: Array, scale: float, alpha: float, dz: Array, s: Array, positive: Array) -> None:
+    xp.minimum(y, 0, out=s)  # for z ≤ 0, f' = y + scale · alpha
+    xp.add(s, scale * alpha, out=s)
+    xp.sign(y, out=positive)
+    xp.maximum(positive, 0, out=positive)
+    xp.multiply(positive, scale - scale * alpha, out=positive)  # for z > 0, f' = scale
+    xp.add(s, positive, out=s)
+    xp.multiply(dy, s, out=dz)
+
+
+class ELU(Activation):
+    """f(z) = z for z > 0, else α (eᶻ − 1); Clevert et al. 2015."""
+
+    forward, delta, initializer = bias_elu, elu_delta, "he_uniform"
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        if not 0 < alpha < inf:
+            raise DataError(f"alpha must be positive, got {alpha!r}")
+        self.alpha = alpha
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return (1.0, self.alpha)
+
+
+class SELU(Activation):
+    """f(z) = λ z for z > 0, else λ α (eᶻ − 1), with the λ and α that keep mean 0 and variance 1; Klambauer et al. 2017."""
+
+    forward, delta, initializer = bias_elu, elu_delta, "lecun_normal"
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return (SELU_SCALE, SELU_ALPHA)
+
+
+@elementwise("z, b -> y", scratch=1)
+def bias_softplus(xp: Any, z: Array, b: Array, y: Array, s: Array) -> None:
+    xp.add(z, b, out=y)
+    xp.minimum(y, 0, out=s)
+    xp.maximum(y, 0, out=y)
+    xp.subtract(s, y, out=s)  # −|z|, so that exp cannot overflow
+    xp.exp(s, out=s)
+    xp.log1p(s, out=s)
+    xp.add(y, s, out=y)
+
+
+@elementwise("dy, y -> dz", scratch=1)
+def softplus_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array) -> None:
+    xp.negative(y, out=s)
+    xp.expm1(s, out=s)
+    xp.negative(s, out=s)  # σ(z) = 1 − e⁻ʸ
+    xp.multiply(dy, s, out=dz)
+
+
+class Softplus(Activation):
+    """f(z) = log(1 + eᶻ), f' = σ(z) = 1 − e⁻ʸ."""
+
+    forward, delta, analytic, initializer, range = bias_softplus, softplus_delta, True, "he_uniform", (0.0, inf)
+
+
+@elementwise("z, b -> z, y")
+def bias_silu(xp: Any, z: Array, b: Array, y: Array) -> None:
+    xp.add(z, b, out=z)
+    xp.negative(z, out=y)
+    xp.exp(y, out=y)
+    xp.add(y, 1, out=y)
+    xp.divide(z, y, out=y)
+
+
+@elementwise("dy, z -> dz", scratch=2)
+def silu_delta(xp: Any, dy: Array, z: Array, dz: Array, sigmoid: Array, s: Array) -> None:
+    xp.negative(z, out=sigmoid)
+    xp.exp(sigmoid, out=sigmoid)
+    xp.add(sigmoid, 1, out=sigmoid)
+    xp.reciprocal(sigmoid, out=sigmoid)
+    xp.subtract(1, sigmoid, out=s)
+    xp.multiply(s, z, out=s)
+    xp.add(s, 1, out=s)
+    xp.multiply(s, sigmoid, out=s)  # f' = σ (1 + z (1 − σ))
+    xp.multiply(dy, s, out=dz)
+
+
+class SiLU(Activation):
+    """f(z) = z σ(z), f' = σ (1 + z (1 − σ)); Elfwing et al. 2017, also called swish."""
+
+    name = "silu"
+    forward, delta, saves, analytic, initializer = bias_silu, silu_delta, "z", True, "he_uniform"
+
+
+def _gelu_tanh(xp: Any, z: Array, out: Array) -> None:
+    """out ← tanh(√(2/π) (z + 0.044715 z³))."""
+    xp.multiply(z, z, out=out)
+    xp.multiply(out, GELU_SLOPE * GELU_CUBIC, out=out)
+    xp.add(out, GELU_SLOPE, out=out)
+    xp.multiply(out, z, out=out)
+    xp.tanh(out, out=out)
+
+
+@elementwise("z, b -> z, y")
+def bias_gelu(xp: Any, z: Array, b: Array, y: Array) -> None:
+    xp.add(z, b, out=z)
+    _gelu_tanh(xp, z, y)
+    xp.add(y, 1, out=y)
+    xp.multiply(y, z, out=y)
+    xp.multiply(y, 0.5, out=y)
+
+
+@elementwise("dy, z -> dz", scratch=2)
+def gelu_delta(xp: Any, dy: Array, z: Array, dz: Array, t: Array, s: Array) -> None:
+    _gelu_tanh(xp, z, t)
+    xp.multiply(z, z, out=s)
+    xp.multiply(s, 3 * GELU_SLOPE * GELU_CUBIC, out=s)
+    xp.add(s, GELU_SLOPE, out=s)
+    xp.multiply(s, z, out=s)  # z times the derivative of tanh's argument
+    xp.multiply(dy, 0.5, out=dz)
+    # f' = ½ (1 + t) (1 + (1 − t) s)
+    xp.add(t, 1, out=t)
+    xp.multiply(dz, t, out=dz)
+    xp.subtract(2, t, out=t)
+    xp.multiply(t, s, out=t)
+    xp.add(t, 1, out=t)
+    xp.multiply(dz, t, out=dz)
+
+
+class GELU(Activation):
+    """f(z) = ½ z (1 + tanh(√(2/π) (z + 0.044715 z³))), the tanh form; Hendrycks and Gimpel 2016."""
+
+    forward, delta, saves, analytic, initializer = bias_gelu, gelu_delta, "z", True, "he_uniform"
+
+
+@elementwise("z, b -> y")
+def bias_exp(xp: Any, z: Array, b: Array, y: Array) -> None:
+    xp.add(z, b, out=y)
+    xp.exp(y, out=y)
+
+
+@elementwise("dy, y -> dz")
+def exp_delta(xp: Any, dy: Array, y: Array, dz: Array) -> None:
+    xp.multiply(dy, y, out=dz)
+
+
+class Exp(Activation):
+    """f(z) = eᶻ, f' = y: the output of a Poisson regression."""
+
+    forward, delta, analytic, range = bias_exp, exp_delta, True, (0.0, inf)
+
+
+@rowwise("z[], b[] -> y[]", scratch=1)
+def bias_softmax(xp: Any, z: Array, b: Array, y: Array, s: Array) -> None:
+    column = s[:, :1]
+    xp.add(z, b, out=y)
+    xp.max(y.real, axis=1, keepdims=True, out=column)
+    xp.subtract(y, column, out=y)
+    xp.exp(y, out=y)
+    xp.sum(y, axis=1, keepdims=True, out=column)
+    xp.divide(y, column, out=y)
+
+
+@rowwise("dy[], y[] -> dz[]", scratch=2)
+def softmax_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array, r: Array) -> None:
+    column = r[:, :1]
+    xp.multiply(dy, y, out=s)
+    xp.sum(s, axis=1, keepdims=True, out=column)
+    xp.subtract(dy, column, out=dz)
+    xp.multiply(dz, y, out=dz)
+
+
+class Softmax(Activation):
+    """f(z)ₖ = e^zₖ / Σⱼ e^zⱼ over a row; ∂C/∂z = y (∂C/∂y − Σⱼ ∂C/∂yⱼ yⱼ)."""
+
+    forward, delta, analytic, range = bias_softmax, softmax_delta, True, (0.0, 1.0)

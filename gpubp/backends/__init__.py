@@ -1,0 +1,43 @@
+"""Devices: which are here, and a backend for the one asked for."""
+
+from gpubp.backends.base import Backend
+from gpubp.backends.cupy import CupyBackend, why_not
+from gpubp.backends.numpy import NumpyBackend
+from gpubp.errors import DataError, DeviceError
+
+__all__ = ["Backend", "devices", "get_backend"]
+
+
+def get_backend(device: str = "auto") -> Backend:
+    """A new backend for "cpu", "cuda", "cuda:N", or "auto": the first GPU where one works, else the CPU, with the reason kept in
+    `backend.fallback`.
+
+    Raises DeviceError, with the reason and the remedy, when a GPU is asked for by name and is not there.
+
+    >>> get_backend("cpu").name
+    'cpu'
+    """
+    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if device == "cpu":
+        return NumpyBackend()
+    if device != "auto" and (kind != "cuda" or (":" in device and not number.isdigit())):
+        raise DataError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+    index = int(number or 0)
+    reason = why_not(index)
+    if reason is None:
+        return CupyBackend(index)
+    if device == "auto":
+        return NumpyBackend(fallback=reason)
+    raise DeviceError(f"device={device!r} is not available: {reason}. Use device='cpu' or 'auto' to run on the CPU")
+
+
+def devices() -> list[dict[str, str]]:
+    """What can be computed on: a row for the CPU and one for each GPU, or for why there is none."""
+    rows = [NumpyBackend().describe()]
+    index = 0
+    while (reason := why_not(index)) is None:
+        rows.append(CupyBackend(index).describe())
+        index += 1
+    if index == 0:
+        rows.append({"device": "cuda", "available": "no", "reason": reason})
+    return rows

@@ -1,0 +1,85 @@
+"""What a device must be able to do: about a dozen operations, every result written into an array that the caller gives."""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from gpubp.kernel import Array, Kernel
+from gpubp.memory import Scratch
+
+
+class Backend(ABC):
+    """One device. Layers, losses and optimizers do all their arithmetic through it and never ask which one it is.
+
+    Every network has a backend object of its own, because the scratch memory of its kernels is not to be shared between threads.
+    """
+
+    name: str  # "cpu", "cuda:0"
+    xp: Any  # the array module: numpy or cupy
+    fallback: str | None = None  # why "auto" gave the CPU
+
+    def __init__(self) -> None:
+        self.scratch = Scratch(self)
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """What `gpubp devices` shows: device, available, name, library."""
+
+    def itemsize(self, dtype: Any) -> int:
+        return np.dtype(dtype).itemsize
+
+    @abstractmethod
+    def active(self) -> AbstractContextManager[Any]:
+        """The context that every public call runs in: the right device is current, floating-point warnings are off (gpubp reports
+        non-finite results itself, with the step and the layer)."""
+
+    @abstractmethod
+    def asarray(self, a: Any, dtype: Any) -> Array:
+        """`a` on this device, C-contiguous, in this dtype; the same array where it already is."""
+
+    @abstractmethod
+    def to_numpy(self, a: Array) -> Any:
+        """`a` on the host; waits for the device."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.xp.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.xp.zeros(shape, dtype)
+
+    def copy(self, source: Array, out: Array) -> None:
+        """out ← source, element by element."""
+        out[...] = source
+
+    def copied(self, source: Array, out: Array | None = None) -> Array:
+        """A copy of `source`, in `out` where one is at hand."""
+        if out is None:
+            out = self.empty(source.shape, source.dtype)
+        self.copy(source, out)
+        return out
+
+    @abstractmethod
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """out ← a b. Transposed views are passed on as flags, never copied; `out` is C-contiguous and overlaps neither."""
+
+    @abstractmethod
+    def column_sum(self, a: Array, out: Array) -> None:
+        """out[j] ← Σ_i a[i, j], in a fixed order."""
+
+    @abstractmethod
+    def gather(self, a: Array, rows: Array, out: Array) -> None:
+        """out[i] ← a[rows[i]]; the row numbers are in range."""
+
+    @abstractmethod
+    def one_hot(self, labels: Array, out: Array) -> None:
+        """out[i, k] ← 1 where k = labels[i], else 0; the labels are int64 and in range."""
+
+    @abstractmethod
+    def run(self, kernel: Kernel, *args: Any) -> None:
+        """Launch a kernel on its arguments, in the order of its declaration."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until the device has done everything asked of it."""

@@ -1,0 +1,87 @@
+"""Callbacks: what may look on while a network trains, and stop it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gpubp.errors import DataError
+from gpubp.history import History
+
+if TYPE_CHECKING:
+    from gpubp.mlp import MLP
+
+
+class Callback:
+    """The hooks of a training; override those that are needed."""
+
+    def on_fit_begin(self, net: "MLP") -> None:
+        """Before the first epoch."""
+
+    def on_step_end(self, net: "MLP", step: int, cost: Any) -> None:
+        """After each step; `cost` is a 0-d device array, and reading it waits for the device."""
+
+    def on_epoch_end(self, net: "MLP", record: dict[str, Any]) -> bool | None:
+        """After each epoch, with its record in the history; returning True stops the training."""
+
+    def on_fit_end(self, net: "MLP", history: History) -> None:
+        """After the last epoch, whatever ended the training."""
+
+
+class _EachEpoch(Callback):
+    def __init__(self, function: Callable[["MLP", dict[str, Any]], bool | None]) -> None:
+        self.function = function
+
+    def on_epoch_end(self, net: "MLP", record: dict[str, Any]) -> bool | None:
+        return self.function(net, record)
+
+
+def resolve(callbacks: Any) -> list[Callback]:
+    """Callback objects as they are, functions (net, record) as callbacks after each epoch."""
+    resolved = []
+    for callback in [callbacks] if isinstance(callbacks, Callback) or callable(callbacks) else callbacks:
+        if isinstance(callback, Callback):
+            resolved.append(callback)
+        elif callable(callback):
+            resolved.append(_EachEpoch(callback))
+        else:
+            raise DataError(f"a callback must be a gpubp.Callback or a function (net, record), got {callback!r}")
+    return resolved
+
+
+class EarlyStopping:
+    """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs, and restore the best weights.
+
+    `monitor` is a column of the history; None watches validation_loss, or loss where there is no validation data. Accuracy and r2 are
+    to rise, everything else to fall.
+    """
+
+    def __init__(self, patience: int = 10, monitor: str | None = None, min_delta: float = 0.0, restore_best: bool = True) -> None:
+        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
+            raise DataError(f"early_stopping needs a patience of at least 1 epoch, got {patience!r}")
+        if not min_delta >= 0:
+            raise DataError(f"min_delta must be at least 0, got {min_delta!r}")
+        self.patience, self.monitor, self.min_delta, self.restore_best = patience, monitor, min_delta, restore_best
+
+    @classmethod
+    def resolve(cls, spec: Any) -> "EarlyStopping | None":
+        if spec is None or spec is False:
+            return None
+        return spec if isinstance(spec, cls) else cls() if spec is True else cls(spec)
+
+    def start(self) -> None:
+        self.best, self.best_epoch, self.waited = float("inf"), 0, 0
+
+    def improved(self, record: dict[str, Any]) -> bool:
+        """Take note of an epoch; True if it is the best so far."""
+        monitor = self.monitor or ("validation_loss" if "validation_loss" in record else "loss")
+        if monitor not in record:
+            raise DataError(f"early stopping watches {monitor!r}, which is not recorded; known: {', '.join(record)}")
+        value = -record[monitor] if monitor.endswith(("accuracy", "r2")) else record[monitor]
+        if value < self.best - self.min_delta:
+            self.best, self.best_epoch, self.waited = value, record["epoch"], 0
+            return True
+        self.waited += 1
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        return self.waited >= self.patience

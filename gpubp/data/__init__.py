@@ -1,0 +1,1 @@
+"""Data: built-in sets, splitting, batches, and what a user may give as an array."""

@@ -1,0 +1,101 @@
+"""What a user gives and gets: any array-like comes in, is checked and lands on the device; results go back as the kind that came."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpubp.backends.base import Backend
+from gpubp.errors import DataError, DeviceError, ShapeError
+from gpubp.kernel import Array
+
+
+def as_host_or_device(name: str, a: Any) -> Any:
+    """`a` as a NumPy or CuPy array of numbers, without a copy where it is one or speaks DLPack."""
+    if isinstance(a, np.ndarray):
+        array = a
+    elif type(a).__module__.partition(".")[0] == "cupy":
+        return a
+    elif hasattr(a, "__dlpack_device__") and not isinstance(a, np.generic):
+        array = _from_dlpack(name, a)
+    else:
+        try:
+            array = np.asarray(a)
+        except ValueError as error:  # ragged lists
+            raise DataError(f"{name} is not a rectangular array of numbers ({error}); give every row the same length") from None
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{name} has dtype {array.dtype}, but numbers are needed; convert it, or encode text as numbers, first")
+    return array
+
+
+def _from_dlpack(name: str, a: Any) -> Any:
+    if getattr(a, "requires_grad", False):
+        raise DataError(f"{name} is a tensor that requires gradients, which gpubp would ignore; pass {name}.detach()")
+    on_cpu = a.__dlpack_device__()[0] == 1  # kDLCPU
+    if on_cpu:
+        return np.from_dlpack(a)
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        raise DeviceError(f"{name} is on a GPU and this network is on the CPU; move the array to the CPU, or use device='cuda'")
+    return cupy.from_dlpack(a)
+
+
+def as_matrix(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Array:
+    """`a` on the device as a C-contiguous (N, width) array of this dtype: itself where it is one already."""
+    if not isinstance(a, backend.xp.ndarray):
+        a = as_host_or_device(name, a)
+    if a.ndim != 2 or a.shape[1] != width:
+        raise ShapeError(f"{name} has shape {a.shape}, but (N, {width}) is needed{_reshape_hint(name, a, width)}")
+    if a.dtype == dtype and a.flags.c_contiguous and isinstance(a, backend.xp.ndarray):
+        return a
+    return backend.asarray(a, dtype)
+
+
+def _reshape_hint(name: str, a: Any, width: int) -> str:
+    if a.ndim == 1 and len(a) == width:
+        return f"; for a single sample pass {name}[None, :]"
+    if a.ndim == 1 and width == 1:
+        return f"; pass {name}[:, None]"
+    if a.ndim > 2 and a[0].size == width:
+        return f"; flatten each sample first: {name}.reshape(len({name}), -1)"
+    return ""
+
+
+def check_finite(name: str, a: Any, xp: Any) -> None:
+    """Refuse NaN and infinity, naming the first place; waits for the device once."""
+    if bool(xp.isfinite(xp.sum(a, dtype=xp.float64))):  # an infinity or a NaN anywhere makes the sum one
+        return
+    places = xp.argwhere(~xp.isfinite(a))
+    if len(places):
+        where = ", ".join(f"{axis} {int(i)}" for axis, i in zip(("row", "column"), places[0], strict=False))
+        raise DataError(f"{name} has {len(places)} values that are not finite, the first in {where} ({a[tuple(places[0])]}); remove or impute them first")
+
+
+def as_weights(sample_weight: Any, rows: int, backend: Backend, dtype: str) -> Array | None:
+    """Sample weights on the device as (N, 1); None stays None."""
+    if sample_weight is None:
+        return None
+    weights = as_host_or_device("sample_weight", sample_weight)
+    if weights.shape not in ((rows,), (rows, 1)):
+        raise ShapeError(f"sample_weight has shape {weights.shape}, but one weight for each of the {rows} samples is needed: ({rows},)")
+    check_finite("sample_weight", weights, backend.xp if not isinstance(weights, np.ndarray) else np)
+    if bool((weights < 0).any()):
+        raise DataError(f"sample_weight must not be negative, its least is {float(weights.min())}")
+    return backend.asarray(weights, dtype).reshape(rows, 1)
+
+
+def returner(a: Any, backend: Backend) -> Callable[[Array], Any]:
+    """A function that gives a device array back as the kind of array that `a` is: NumPy, CuPy, or whatever speaks DLPack."""
+    package = type(a).__module__.partition(".")[0]
+    if package == "cupy":
+        return lambda result: sys.modules["cupy"].asarray(result)
+    if isinstance(a, np.ndarray | np.generic) or not hasattr(a, "__dlpack_device__"):
+        return backend.to_numpy
+    library = sys.modules[package]
+    from_dlpack = getattr(library, "from_dlpack", None) or getattr(getattr(library, "dlpack", None), "from_dlpack", None)
+    if from_dlpack is None:
+        return backend.to_numpy
+    if a.__dlpack_device__()[0] == 1:
+        return lambda result: from_dlpack(backend.to_numpy(result))
+    return lambda result: from_dlpack(result)

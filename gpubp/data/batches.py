@@ -1,0 +1,96 @@
+"""Batches: one epoch's steps, from arrays on the device (shuffled by seed and epoch) or from a user's own iterable."""
+
+from collections.abc import Callable, Iterable, Iterator
+from inspect import Parameter, signature
+from typing import Any
+
+import numpy as np
+
+from gpubp.backends.base import Backend
+from gpubp.errors import DataError
+from gpubp.kernel import Array
+
+DeviceBatch = tuple[Array, Array, Array | None]  # x, targets, weights
+Convert = Callable[[Any, Any, Any], DeviceBatch]  # from what a user gives to what a network takes
+
+
+class ArrayBatches:
+    """All rows once an epoch, `size` at a time; the last batch holds what is left. The shuffle is a function of (seed, epoch) alone."""
+
+    def __init__(
+        self, backend: Backend, x: Array, targets: Array, weights: Array | None, size: int, shuffle: bool, seed: int
+    ) -> None:
+        self.columns = [x, targets] if weights is None else [x, targets, weights]
+        self.backend, self.rows, self.size, self.seed = backend, len(x), min(size, len(x)), seed
+        self.shuffle = shuffle and self.size < self.rows
+        self.weighted = weights is not None
+        # One buffer for each column, filled anew for every batch.
+        self.buffers = [backend.empty((self.size, *column.shape[1:]), column.dtype) for column in self.columns] if self.shuffle else []
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.size)
+
+    def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
+        if self.shuffle:
+            order = self.backend.asarray(np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows), "int64")
+        for start in range(0, self.rows, self.size):
+            stop = min(start + self.size, self.rows)
+            if self.shuffle:
+                batch = [buffer[: stop - start] for buffer in self.buffers]
+                for column, out in zip(self.columns, batch, strict=True):
+                    self.backend.gather(column, order[start:stop], out)
+            else:
+                batch = [column[start:stop] for column in self.columns]
+            yield batch[0], batch[1], batch[2] if self.weighted else None
+
+
+class StreamBatches:
+    """A user's iterable of (x, y) or (x, y, weights), taken as it comes, from the start in every epoch."""
+
+    def __init__(self, convert: Convert, source: Iterable[Any]) -> None:
+        self.convert, self.source = convert, source
+
+    def __len__(self) -> int:
+        return len(self.source) if hasattr(self.source, "__len__") else 0
+
+    def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
+        count = 0
+        for count, batch in enumerate(self.source, 1):  # noqa: B007 - asked for after the loop
+            if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+                raise DataError(f"batch {count} of x is not a tuple (x, y) or (x, y, weights); with arrays give both x and y")
+            yield self.convert(*batch, *[None] * (3 - len(batch)))
+        if not count:
+            again = " (a generator can be iterated only once; give a list, or an object whose __iter__ starts anew)" if epoch else ""
+            raise DataError(f"x gave no batches in epoch {epoch + 1}{again}")
+
+
+class Transformed:
+    """Batches changed by a user's function before the network sees them, with a generator that is a function of (seed, epoch, step)."""
+
+    def __init__(self, batches: "ArrayBatches | StreamBatches", transform: Callable[..., Any], convert: Convert, seed: int) -> None:
+        self.batches, self.transform, self.convert, self.seed = batches, transform, convert, seed
+        kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+        try:
+            self.count = sum(p.kind in kinds and p.default is p.empty for p in signature(transform).parameters.values())
+        except (TypeError, ValueError):
+            raise DataError(f"transform must be a function f(x), f(x, y) or f(x, y, generator), got {transform!r}") from None
+        if self.count not in (1, 2, 3):
+            raise DataError(f"transform must take (x), (x, y) or (x, y, generator), but takes {self.count} arguments")
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
+        for step, (x, targets, weights) in enumerate(self.batches.epoch(epoch)):
+            generator = np.random.default_rng([self.seed, 3, epoch, step])
+            x = x.copy()  # the function may write into it, and unshuffled batches are the user's own rows
+            result = self.transform(*(x, targets.copy(), generator)[: self.count])
+            if self.count == 1:
+                yield self.convert(result, targets, None)[:2] + (weights,)
+                continue
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise DataError("transform must return (x, y) when it takes y")
+            new_x, new_targets, _ = self.convert(*result, None)
+            if weights is not None and len(new_x) != len(weights):
+                raise DataError(f"transform changed the number of rows from {len(weights)} to {len(new_x)}, but the samples have weights")
+            yield new_x, new_targets, weights

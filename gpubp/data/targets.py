@@ -1,0 +1,92 @@
+"""Targets: what a network's outputs are compared with, and what its predictions mean. The output activation decides the task."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from gpubp.backends.base import Backend
+from gpubp.data.arrays import as_host_or_device, as_matrix, check_finite
+from gpubp.errors import DataError, ShapeError
+from gpubp.kernel import Array
+from gpubp.structure import Structure
+
+Task = Literal["classes", "binary", "labels", "values"]
+
+
+class Targets:
+    """Encodes y for one network: class indices stay indices (int64, one-hot is made a batch at a time), all else becomes (N, outputs)."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.outputs = structure.sizes[-1]
+        self.dtype = structure.dtype
+        self.loss = structure.loss
+        output = structure.activations[-1].name
+        self.task: Task = "classes" if output == "softmax" else "values"
+        if output == "sigmoid":
+            self.task = "binary" if self.outputs == 1 else "labels"
+
+    def encode(self, y: Any, rows: int, backend: Backend) -> Array:
+        """`y` on the device: int64 class indices (N,), or (N, outputs) in the network's dtype. Waits for nothing if y is a host array."""
+        if not isinstance(y, backend.xp.ndarray):
+            y = as_host_or_device("y", y)
+        if len(y) != rows if y.ndim else True:
+            raise ShapeError(f"y has shape {y.shape}, but x has {rows} rows; give one target for each")
+        if self.task == "classes" and (y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)):
+            return self._indices(y, backend)
+        if y.ndim == 1 and self.outputs == 1:
+            y = y[:, None]
+        if y.ndim != 2 or y.shape[1] != self.outputs:
+            wanted = f"class indices ({rows},) or rows of probabilities ({rows}, {self.outputs})" if self.task == "classes" else f"({rows}, {self.outputs})"
+            raise ShapeError(f"y has shape {y.shape}, but {wanted} is needed")
+        self._check_values(y, np if isinstance(y, np.ndarray) else backend.xp)
+        return as_matrix("y", y, backend, self.dtype, self.outputs)
+
+    def _indices(self, y: Any, backend: Backend) -> Array:
+        if y.dtype.kind == "f":
+            if not bool((y == y.astype("int64")).all()):
+                raise DataError(f"y must hold class indices 0..{self.outputs - 1}, got fractions; for regression use output='identity'")
+        elif y.dtype.kind not in "iub":
+            raise DataError(f"y has dtype {y.dtype}, but class indices are needed")
+        labels = y.reshape(-1).astype("int64", copy=False)
+        # Seen as unsigned, a negative label is a huge one, so one pass finds both mistakes.
+        if labels.size and int(labels.view("uint64").max()) >= self.outputs:
+            low, high = int(labels.min()), int(labels.max())
+            raise DataError(f"y holds labels from {low} to {high}, but this network has {self.outputs} outputs, for labels 0..{self.outputs - 1}")
+        return backend.asarray(labels, "int64")
+
+    def _check_values(self, y: Any, xp: Any) -> None:
+        check_finite("y", y, xp)
+        low, high = self.loss.targets
+        if y.size and (float(y.min()) < low or float(y.max()) > high):
+            remedy = "; for other labels map them to 0 and 1 first" if self.task in ("binary", "labels") else ""
+            raise DataError(
+                f"y runs from {float(y.min()):g} to {float(y.max()):g}, but loss={self.loss.name!r} takes targets in [{low:g}, {high:g}]{remedy}"
+            )
+        if self.task == "classes" and y.size and float(abs(y.sum(axis=1) - 1).max()) > 1e-3:
+            raise DataError("each row of y must sum to 1 (probabilities of the classes); for several labels a sample use output='sigmoid'")
+
+    def decide(self, outputs: Any, reject_below: float | None = None) -> Any:
+        """Predictions from a network's outputs (host arrays), as `MLP.predict` describes them."""
+        if reject_below is not None and self.task not in ("classes", "binary"):
+            raise DataError("reject_below needs a softmax or a single sigmoid output; this network has neither")
+        if self.task == "values":
+            return outputs[:, 0].copy() if self.outputs == 1 else outputs
+        if self.task == "labels":
+            return (outputs >= 0.5).astype(np.int64)
+        if self.task == "binary":
+            decided = (outputs[:, 0] >= 0.5).astype(np.int64)
+            confidence = np.maximum(outputs[:, 0], 1 - outputs[:, 0])
+        else:
+            decided = outputs.argmax(axis=1).astype(np.int64)
+            confidence = outputs.max(axis=1)
+        if reject_below is not None:
+            decided[confidence < reject_below] = -1
+        return decided
+
+    def probabilities(self, outputs: Any) -> Any:
+        """Class probabilities from a network's outputs (host arrays)."""
+        if self.task == "values":
+            raise DataError("predict_proba needs a softmax or sigmoid output; this network predicts values: use predict")
+        if self.task == "binary":
+            return np.concatenate([1 - outputs, outputs], axis=1)
+        return outputs

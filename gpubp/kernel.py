@@ -1,0 +1,102 @@
+"""The declaration of a kernel: a name, what it reads and writes, and a NumPy body that is the reference for every device.
+
+A kernel is declared once, by decorating its NumPy body; for speed on other devices a device function of the same name may stand in
+`kernels/`. From the declaration follow the run on NumPy and on CuPy, the host-compiled parity test and the benchmark row.
+
+    @elementwise("dy, y -> dz", source="activations.cuh")
+    def sigmoid_delta(xp, dy, y, dz, s): ...
+
+The body's arguments are the array module, the names read, the names written that are not read too, and then `scratch` arrays of
+the first output's shape. A name on both sides is updated in place. An output may be the same array as an input.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from gpubp.errors import DataError
+
+Array = Any  # a NumPy or CuPy array: which one is the backend's business
+Body = Callable[..., None]
+
+
+def _sources() -> Traversable:
+    try:
+        return resources.files("gpubp.kernels")
+    except ModuleNotFoundError:  # a plain checkout that nobody installed
+        return Path(__file__).parents[1] / "kernels"
+
+
+SOURCES: Traversable = _sources()
+KERNELS: dict[str, "Kernel"] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One declared kernel; made by `elementwise`, `rowwise` or `reduction`."""
+
+    name: str
+    kind: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    rows: frozenset[str]
+    body: Body
+    source: str | None
+    scratch: int
+    arguments: tuple[str, ...] = field(init=False)
+    shaped_like: int = field(init=False)  # the argument whose shape the scratch arrays and the row blocks take
+
+    def __post_init__(self) -> None:
+        arguments = self.reads + tuple(name for name in self.writes if name not in self.reads)
+        shaped = self.reads[0] if self.kind == "reduction" else next(name for name in self.writes if name in self.rows or not self.rows)
+        object.__setattr__(self, "arguments", arguments)
+        object.__setattr__(self, "shaped_like", arguments.index(shaped))
+
+    @property
+    def code(self) -> str:
+        """The text of the device function's file."""
+        assert self.source is not None
+        return (SOURCES / self.source).read_text(encoding="utf-8")
+
+
+def _declare(kind: str, signature: str, source: str | None, scratch: int) -> Callable[[Body], Kernel]:
+    sides = [[name.strip() for name in side.split(",")] for side in signature.split("->")]
+    names = [name.removesuffix("[]") for side in sides for name in side]
+    if len(sides) != 2 or not all(name.isidentifier() for name in names):
+        raise DataError(f'kernel signature {signature!r} must read like "dy, y -> dz": names, an arrow, names')
+    reads, writes = (tuple(name.removesuffix("[]") for name in side) for side in sides)
+    rows = frozenset(name.removesuffix("[]") for side in sides for name in side if name.endswith("[]"))
+
+    def declare(body: Body) -> Kernel:
+        if not body.__name__.isidentifier():
+            raise DataError(f"a kernel needs a named function as its body, got {body.__name__}; write it with def")
+        kernel = Kernel(body.__name__, kind, reads, writes, rows, body, source, scratch)
+        known = KERNELS.get(kernel.name)
+        # The same function defined again (a notebook cell run twice) replaces itself; two functions of one name are a mistake.
+        if known and (known.body.__module__, known.body.__qualname__) != (body.__module__, body.__qualname__):
+            raise DataError(f"kernel {kernel.name!r} is declared twice, in {known.body.__module__} and {body.__module__}; rename one")
+        KERNELS[kernel.name] = kernel
+        return kernel
+
+    return declare
+
+
+def elementwise(signature: str, source: str | None = None, scratch: int = 0) -> Callable[[Body], Kernel]:
+    """Declare a kernel that computes each element of its outputs from the same element of its inputs.
+
+    Inputs broadcast as in NumPy: a bias (W,) or a scalar beside arrays (N, W).
+    """
+    return _declare("elementwise", signature, source, scratch)
+
+
+def rowwise(signature: str, source: str | None = None, scratch: int = 0) -> Callable[[Body], Kernel]:
+    """Declare a kernel that works on one row at a time: `name[]` is a row, a plain `name` one value a row, shape (N, 1), or a scalar."""
+    return _declare("rowwise", signature, source, scratch)
+
+
+def reduction(signature: str, source: str | None = None, scratch: int = 0) -> Callable[[Body], Kernel]:
+    """Declare a kernel that sums whole arrays, in a fixed order, into 0-d outputs."""
+    return _declare("reduction", signature, source, scratch)

@@ -1,0 +1,117 @@
+"""Layers: stateless between calls. Parameters, gradients and buffers are arguments, so a layer is a few lines of mathematics."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpubp.activations import Activation
+from gpubp.backends.base import Backend
+from gpubp.kernel import Array, elementwise
+
+
+@dataclass(slots=True)
+class Parameters:
+    """One layer's views into the arena, and its constant mask."""
+
+    weight: Array  # (inputs, outputs)
+    bias: Array | float  # (outputs,); a layer without bias adds 0.0
+    weight_grad: Array
+    bias_grad: Array | None
+    mask: Array | None
+
+
+@dataclass(slots=True)
+class Slot:
+    """One layer's buffers for a batch. In training z is y unless z is saved, and dz is dy; a traced pass keeps all four apart."""
+
+    z: Array
+    y: Array
+    dy: Array | None = None
+    dz: Array | None = None
+    dropped: Array | None = None  # the layer's input after dropout
+    dropout_keys: tuple[Array, Array] | None = None
+
+
+@elementwise("g, mask -> g")
+def mask_gradient(xp: Any, g: Array, mask: Array) -> None:
+    xp.multiply(g, mask, out=g)
+
+
+class Dense:
+    """y = f(x W + b), with f the activation."""
+
+    def __init__(self, activation: Activation) -> None:
+        self.activation = activation
+
+    def forward(self, backend: Backend, params: Parameters, x: Array, slot: Slot) -> Array:
+        """z = x W, then y = f(z + b)."""
+        backend.matmul(x, params.weight, slot.z)
+        backend.run(self.activation.forward, slot.z, params.bias, *self.activation.parameters, slot.y)
+        return slot.y
+
+    def delta(self, backend: Backend, slot: Slot) -> None:
+        """dz = dy · f'(z): ∂C/∂y becomes the delta ∂C/∂z."""
+        if self.activation.delta is None:
+            if slot.dz is not slot.dy:
+                backend.copy(slot.dy, slot.dz)
+            return
+        saved = slot.y if self.activation.saves == "y" else slot.z
+        backend.run(self.activation.delta, slot.dy, saved, *self.activation.parameters, slot.dz)
+
+    def backward(self, backend: Backend, params: Parameters, x: Array, dz: Array, dx: Array | None) -> None:
+        """∂C/∂W = xᵀ dz, ∂C/∂b = column sums of dz, and ∂C/∂x = dz Wᵀ where it is wanted."""
+        backend.matmul(x.T, dz, params.weight_grad)
+        if params.mask is not None:
+            backend.run(mask_gradient, params.weight_grad, params.mask)
+        if params.bias_grad is not None:
+            backend.column_sum(dz, params.bias_grad)
+        if dx is not None:
+            backend.matmul(dz, params.weight.T, dx)
+
+
+ROW_KEY, COLUMN_KEY = 0x85EBCA77, 0x9E3779B1  # odd, so that i · key differs for all i < 2³²
+
+
+def mix(bits: int) -> int:
+    """Murmur3's 32-bit finalizer: every bit of the result depends on every bit given."""
+    bits &= 0xFFFFFFFF
+    bits = (bits ^ bits >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    bits = (bits ^ bits >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return bits ^ bits >> 16
+
+
+@elementwise("x, row, column, key, threshold, scale -> y", scratch=2)
+def dropout(
+    xp: Any, x: Array, row: Array, column: Array, key: Any, threshold: Any, scale: float, y: Array, s: Array, r: Array
+) -> None:
+    """y = x · scale where mix(row + column + key) ≥ threshold, else 0; uint32 arithmetic, modulo 2³²."""
+    bits, shifted = (scratch.view(xp.uint32)[:, : x.shape[1]] for scratch in (s, r))
+    xp.add(row, column, out=bits)
+    xp.add(bits, key, out=bits)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        xp.right_shift(bits, shift, out=shifted)
+        xp.bitwise_xor(bits, shifted, out=bits)
+        xp.multiply(bits, xp.uint32(factor), out=bits)
+    dropped = shifted.view(xp.bool_)[:, : x.shape[1]]
+    xp.less(bits, threshold, out=dropped)
+    xp.multiply(x, scale, out=y)
+    xp.copyto(y, 0, where=dropped)
+
+
+class Dropout:
+    """Zeroes each input with probability `rate` and scales the rest by 1 / (1 − rate); Srivastava et al. 2014, inverted scaling.
+
+    The mask is a function of (seed, layer, step, row, column) alone, by a counter-based generator, so it is the same on every device
+    and the backward pass computes it again instead of keeping it.
+    """
+
+    def __init__(self, rate: float, seed: int, layer: int) -> None:
+        self.rate = rate
+        self._key = mix(seed ^ mix(seed >> 32 ^ mix(layer + 1)))
+        self._threshold, self._scale = np.uint32(rate * 2**32), 1 / (1 - rate)
+
+    def run(self, backend: Backend, keys: tuple[Array, Array], x: Array, step: int, out: Array) -> None:
+        """out = mask · x / (1 − rate), on activations forward and on their gradients backward alike; `out` may be x."""
+        key = np.uint32(mix(self._key + step))
+        backend.run(dropout, x, *keys, key, self._threshold, self._scale, out)

@@ -1,0 +1,69 @@
+"""Metrics of predictions against targets, on the host in float64, weighted by the samples' weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpubp.errors import DataError
+from gpubp.registry import did_you_mean
+
+
+def accuracy(targets: Any, outputs: Any, weights: Any) -> float:
+    """The weighted share of samples whose decision is right; with several sigmoids, all of a sample's labels must be."""
+    if outputs.shape[1] == 1:
+        right = (outputs[:, 0] >= 0.5) == (targets.reshape(-1) >= 0.5)
+    elif targets.ndim == 1:
+        right = outputs.argmax(axis=1) == targets
+    elif np.allclose(targets.sum(axis=1), 1) and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
+        right = outputs.argmax(axis=1) == targets.argmax(axis=1)
+    else:
+        right = ((outputs >= 0.5) == (targets >= 0.5)).all(axis=1)
+    return _mean(right, weights)
+
+
+def rmse(targets: Any, outputs: Any, weights: Any) -> float:
+    """√ of the weighted mean of (o − t)², over samples and outputs."""
+    return float(np.sqrt(_mean(((outputs - targets) ** 2).mean(axis=1), weights)))
+
+
+def mae(targets: Any, outputs: Any, weights: Any) -> float:
+    """The weighted mean of |o − t|, over samples and outputs."""
+    return _mean(np.abs(outputs - targets).mean(axis=1), weights)
+
+
+def r2(targets: Any, outputs: Any, weights: Any) -> float:
+    """1 − Σ w (t − o)² / Σ w (t − t̄)², averaged over outputs; for a constant target 1 where it is met, else 0."""
+    w = np.ones(len(targets)) if weights is None else weights
+    left = (w[:, None] * (targets - outputs) ** 2).sum(axis=0)
+    total = w.sum()
+    centre = (w[:, None] * targets).sum(axis=0) / total if total > 0 else 0.0
+    spread = (w[:, None] * (targets - centre) ** 2).sum(axis=0)
+    scores = np.where(spread > 0, 1 - left / np.where(spread > 0, spread, 1), np.where(left == 0, 1.0, 0.0))
+    return float(scores.mean())
+
+
+def _mean(values: Any, weights: Any) -> float:
+    if not len(values):
+        return float("nan")
+    if weights is None:
+        return float(np.mean(values))
+    total = weights.sum()
+    return float((weights * values).sum() / total) if total > 0 else 0.0
+
+
+METRICS: dict[str, Callable[[Any, Any, Any], float]] = {"accuracy": accuracy, "rmse": rmse, "mae": mae, "r2": r2}
+REGRESSION = ("rmse", "mae", "r2")
+
+
+def resolve(metrics: Any) -> dict[str, Callable[[Any, Any, Any], float]]:
+    """Names and functions (targets, outputs) -> float as one table of functions (targets, outputs, weights) -> float."""
+    table: dict[str, Callable[[Any, Any, Any], float]] = {}
+    for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
+        if callable(metric):
+            table[getattr(metric, "__name__", "metric")] = lambda t, o, w, own=metric: float(own(t, o))
+        elif metric in METRICS:
+            table[metric] = METRICS[metric]
+        else:
+            raise DataError(f"metric {metric!r} is not known; {did_you_mean(str(metric), sorted(METRICS))}")
+    return table

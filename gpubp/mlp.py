@@ -1,0 +1,387 @@
+"""MLP: a multi-layer perceptron. Sizes become layers; forward, backprop, train_step, fit and predict are what most people ever call."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from threading import RLock
+from typing import Any, Self
+
+import numpy as np
+
+from gpubp import checkpoint, metrics
+from gpubp.activations import Activation
+from gpubp.backends import get_backend
+from gpubp.data.arrays import as_matrix, as_weights, check_finite, returner
+from gpubp.errors import DataError, DeviceError, ShapeError
+from gpubp.kernel import Array
+from gpubp.losses import Loss
+from gpubp.network import Network
+from gpubp.optimizers import Optimizer
+from gpubp.structure import Structure
+from gpubp.training import History, Trainer
+
+
+@dataclass
+class Backprop:
+    """Everything one backward pass knows, as NumPy arrays; layer l maps activations[l] to activations[l + 1].
+
+    weight_grads[l] = activations[l]ᵀ deltas[l], and deltas[l] = activation_grads[l] · f'(zs[l]).
+    """
+
+    loss: float
+    sample_losses: Any  # (N,), unweighted
+    outputs: Any
+    activations: list[Any]  # x first, outputs last
+    zs: list[Any]
+    deltas: list[Any]  # ∂C/∂z, already weighted and averaged
+    activation_grads: list[Any]  # ∂C/∂activations[l + 1]
+    weight_grads: list[Any]
+    bias_grads: list[Any]  # None where a layer has no bias
+    input_grad: Any
+
+
+class MLP:
+    """A multi-layer perceptron: y = f_L(… f_1(x W₁ + b₁) … W_L + b_L), trained by backpropagation.
+
+    Arguments:
+        sizes: the widths, inputs first, outputs last: [784, 256, 10].
+        activation: of the hidden layers: a name, an Activation, or a list with one entry a hidden layer.
+        output: the activation of the output layer.
+        loss: a name or a Loss; None picks cross_entropy for softmax, binary_cross_entropy for sigmoid, else squared_error.
+        use_bias: True, False, or a list with one entry a layer.
+        masks: for each layer None or an (inputs, outputs) array of 0 and 1; a weight under a 0 is 0 and stays so.
+        dropout: the probability of dropping each hidden unit while training, or a list with one rate for each layer's input.
+        init: an initializer or its name; None picks one by activation.
+        dtype: "float32" or "float64".
+        precision: on CUDA with float32, "tf32" or "bfloat16".
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        seed: of weights, shuffles and dropout; None draws one, kept in `net.seed`.
+
+    Raises DataError for a setting that cannot be used, DeviceError for a device that is not there.
+
+    >>> net = MLP([2, 3, 1], output="sigmoid", seed=0)
+    >>> net.forward([[0.0, 1.0]]).shape
+    (1, 1)
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: Any = "sigmoid",
+        output: Any = "softmax",
+        loss: Any = None,
+        *,
+        use_bias: Any = True,
+        masks: Any = None,
+        dropout: Any = 0.0,
+        init: Any = None,
+        dtype: str = "float32",
+        precision: str | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+    ) -> None:
+        structure = Structure.build(sizes, activation, output, loss, use_bias, masks, dropout, init, dtype)
+        backend = get_backend(device)
+        if precision is not None:
+            raise DeviceError(f"precision={precision!r} needs CUDA tensor cores, and this network is on {backend.name}; leave it out")
+        self._adopt(Network(structure, backend, _seed(seed)))
+        self._network.draw()
+
+    def _adopt(self, network: Network) -> None:
+        self._network = network
+        self._lock = RLock()  # buffers are shared between calls, so calls from several threads take turns
+        self.metadata: dict[str, Any] = {}  # JSON-able facts that travel in the model file
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def sizes(self) -> list[int]:
+        return list(self._network.structure.sizes)
+
+    @property
+    def activations(self) -> list[Activation]:
+        """Of every layer, the output's last."""
+        return list(self._network.structure.activations)
+
+    @property
+    def loss(self) -> Loss:
+        return self._network.loss
+
+    @property
+    def dtype(self) -> str:
+        return self._network.dtype
+
+    @property
+    def device(self) -> str:
+        return self._network.backend.name
+
+    @property
+    def seed(self) -> int:
+        return self._network.seed
+
+    @property
+    def weights(self) -> list[Array]:
+        """Live views on the device, (inputs, outputs) each; stale after `to`."""
+        return list(self._network.arena.weights)
+
+    @property
+    def biases(self) -> list[Array | None]:
+        """Live views on the device, (outputs,) each; None for a layer without."""
+        return list(self._network.arena.biases)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(view.size for view in [*self.weights, *self.biases] if view is not None)
+
+    def __repr__(self) -> str:
+        names = " → ".join(activation.name for activation in self.activations)
+        sizes = "-".join(map(str, self.sizes))
+        return f"MLP({sizes}, {names}, {self.loss.name}, {self.dtype}, {self.device}, {self.parameter_count:,} parameters)"
+
+    def get_parameters(self) -> tuple[list[Any], list[Any]]:
+        """(weights, biases) as NumPy copies; a missing bias is None."""
+        with self._lock:
+            return [self._copied(view) for view in self.weights], [self._copied(view) for view in self.biases]
+
+    def set_parameters(self, weights: Sequence[Any], biases: Sequence[Any] | None = None) -> None:
+        """Overwrite the parameters; masked weights become 0. biases=None leaves the biases as they are, and so does a None among them."""
+        with self._lock:
+            pairs = self._checked("weights", weights, self.weights)
+            pairs += [] if biases is None else self._checked("biases", biases, self.biases)
+            for view, value in pairs:
+                view[...] = value
+            for params in self._network.parameters:
+                if params.mask is not None:
+                    params.weight[...] *= params.mask
+
+    def _checked(self, name: str, given: Sequence[Any], views: Sequence[Array | None]) -> list[tuple[Array, Array]]:
+        """Pairs of a view and the array to write there; nothing is written before all have been checked."""
+        if len(given) != len(views):
+            raise ShapeError(f"{name} has {len(given)} entries, but the network has {len(views)} layers")
+        pairs = []
+        for layer, (value, view) in enumerate(zip(given, views, strict=True)):
+            if value is None and (view is None or name == "biases"):
+                continue
+            shape = None if value is None else np.shape(value)
+            if view is None or shape != view.shape:
+                raise ShapeError(f"{name}[{layer}] has shape {shape}, but {'no bias' if view is None else view.shape} is needed")
+            array = self._network.backend.asarray(value, self.dtype)
+            check_finite(f"{name}[{layer}]", array, self._network.backend.xp)
+            pairs.append((view, array))
+        return pairs
+
+    # -- using it ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _session(self) -> Iterator[Network]:
+        with self._lock, self._network.backend.active():
+            yield self._network
+
+    def forward(self, x: Any) -> Any:
+        """The outputs (N, outputs) for inputs x (N, inputs), dropout off; a new array of the kind that x is."""
+        with self._session() as network:
+            return returner(x, network.backend)(network.outputs(self._inputs(x)))
+
+    def predict(self, x: Any, batch_size: int | None = None, reject_below: float | None = None) -> Any:
+        """Decisions for x (N, inputs): class indices (N,) for softmax; 0 or 1, (N,) for one sigmoid and (N, K) for several; else values,
+        (N,) for one output. `reject_below` gives −1 where the winner's probability is smaller."""
+        with self._session() as network:
+            outputs = network.backend.to_numpy(network.outputs(self._inputs(x), _batch_size(batch_size)))
+            return self._given_back(x, network.targets.decide(outputs, reject_below))
+
+    def predict_proba(self, x: Any) -> Any:
+        """Class probabilities (N, K); one sigmoid gives (N, 2). DataError for a regression."""
+        with self._session() as network:
+            return self._given_back(x, network.targets.probabilities(network.backend.to_numpy(network.outputs(self._inputs(x)))))
+
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
+        """{"loss", "accuracy"} of a classifier, {"loss", "rmse", "mae", "r2"} of a regression; updates nothing."""
+        with self._session() as network:
+            names = metrics.REGRESSION if network.targets.task == "values" else ("accuracy",)
+            return network.score(*self._sample(x, y, sample_weight), metrics.resolve(names))
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def backprop(self, x: Any, y: Any, sample_weight: Any = None) -> Backprop:
+        """One forward and backward pass that keeps everything; no update, dropout off.
+
+        δ_L = ∂C/∂z_L, δ_l = (δ_{l+1} W_{l+1}ᵀ) · f'(z_l), ∂C/∂W_l = a_{l−1}ᵀ δ_l, ∂C/∂b_l = Σ δ_l over the batch.
+        """
+        with self._session() as network:
+            x, targets, weights = self._sample(x, y, sample_weight)
+            cost, input_grad, batch = network.trace(x, targets, weights)
+            return Backprop(
+                loss=float(network.backend.to_numpy(cost)),
+                sample_losses=self._copied(batch.losses).reshape(-1),
+                outputs=self._copied(batch.layers[-1].y),
+                activations=[self._copied(x), *(self._copied(slot.y) for slot in batch.layers)],
+                zs=[self._copied(slot.z) for slot in batch.layers],
+                deltas=[self._copied(slot.dz) for slot in batch.layers],
+                activation_grads=[self._copied(slot.dy) for slot in batch.layers],
+                weight_grads=[self._copied(grad) for grad in network.arena.weight_grads],
+                bias_grads=[self._copied(grad) for grad in network.arena.bias_grads],
+                input_grad=self._copied(input_grad),
+            )
+
+    def train_step(self, x: Any, y: Any, optimizer: Optimizer, sample_weight: Any = None) -> Array:
+        """One update on one batch; its loss before the update comes back as a 0-d device array, and nothing waits for the device."""
+        network = self._network
+        with self._lock, network.backend.active():  # not _session, whose generator costs a microsecond
+            inputs, targets, weights = self._sample(x, y, sample_weight)
+            cost = network.backend.empty((), self.dtype)
+            network.update(inputs, targets, weights, _object(optimizer), cost)
+            return cost
+
+    def apply_gradients(self, weight_grads: Sequence[Any], bias_grads: Sequence[Any], optimizer: Optimizer) -> None:
+        """One update with gradients from elsewhere: accumulated, clipped, or computed by hand. Masked weights do not move."""
+        with self._session() as network:
+            pairs = self._checked("weight_grads", weight_grads, network.arena.weight_grads)
+            pairs += self._checked("bias_grads", bias_grads, network.arena.bias_grads)
+            for view, value in pairs:
+                view[...] = value
+            for params in network.parameters:
+                if params.mask is not None:
+                    params.weight_grad[...] *= params.mask
+            _object(optimizer).update(network.backend, network.arena)
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        epochs: int = 10,
+        batch_size: int | str = 128,
+        optimizer: Any = "adam",
+        learning_rate: float | None = None,
+        schedule: Any = None,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        validation: Any = None,
+        early_stopping: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        metrics: Any = (),
+        shuffle: bool = True,
+        transform: Callable[..., Any] | None = None,
+        callbacks: Sequence[Any] = (),
+        verbose: int = 1,
+    ) -> History:
+        """Train for some epochs from the present parameters, and return the history.
+
+        Arguments:
+            x, y: arrays, or x alone an iterable of (x, y) or (x, y, weights) batches that can be iterated once an epoch.
+            batch_size: rows a step; 1 is stochastic, "full" is batch gradient descent. The last batch may be smaller.
+            optimizer: a name (starts fresh) or an object (keeps its state). learning_rate and weight_decay go with a name only.
+            schedule: a name, a Schedule, or a function step -> factor on the learning rate.
+            clip_norm: the largest Euclidean norm of all gradients together.
+            validation: a fraction of the rows (drawn by seed, stratified for classes), (x, y), or (x, y, weights).
+            early_stopping: epochs to wait for a better loss before stopping and restoring the best weights, or an EarlyStopping.
+            class_weight: {class: weight} or "balanced"; multiplies the sample weights.
+            metrics: names ("accuracy", "rmse", "mae", "r2") or functions (targets, outputs) -> float, computed after each epoch with
+                dropout off, on the training data (arrays only) and on the validation data.
+            transform: f(x), f(x, y) or f(x, y, generator) of each batch, returning x or (x, y); the generator is seeded by epoch and step.
+            callbacks: Callback objects, or functions (net, record) called after each epoch; returning True stops.
+            verbose: 0 is silent, 1 shows progress on stderr.
+
+        Raises DivergenceError, with the network at its last finite epoch, when a loss is not finite.
+        """
+        trainer = Trainer(
+            self,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            early_stopping=early_stopping,
+            class_weight=class_weight,
+            metrics=metrics,
+            shuffle=shuffle,
+            transform=transform,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+        return trainer.fit(x, y, sample_weight, validation)
+
+    # -- keeping it ----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model to a safetensors file, whole or not at all."""
+        checkpoint.save_model(path, *self.get_parameters(), self._state())
+
+    def copy(self) -> Self:
+        """An independent network with the same parameters, on the same device."""
+        return type(self)._restore(self._state(), *self.get_parameters(), self.device)
+
+    def to(self, device: str) -> Self:
+        """Move to another device, in place; views taken before are stale."""
+        with self._lock:
+            moved = self._restore(self._state(), *self.get_parameters(), device)
+            moved._network.arena.owner = self._network.arena.owner  # so that an optimizer's state may follow
+            self._network = moved._network
+            return self
+
+    def __reduce__(self) -> Any:  # pickle and copy.deepcopy
+        return type(self)._restore, (self._state(), *self.get_parameters(), self.device)
+
+    def _state(self) -> dict[str, Any]:
+        network = self._network
+        counters = {"seed": network.seed, "steps": network.steps, "epochs": network.epochs}
+        return {"structure": network.structure.config(), **counters, "metadata": self.metadata}
+
+    @classmethod
+    def _restore(cls, state: dict[str, Any], weights: list[Any], biases: list[Any], device: str) -> Self:
+        net = cls.__new__(cls)
+        net._adopt(Network(Structure.from_config(state["structure"]), get_backend(device), state["seed"]))
+        net._network.steps, net._network.epochs, net.metadata = state["steps"], state["epochs"], dict(state["metadata"])
+        net.set_parameters(weights, biases)
+        return net
+
+    # -- what comes in and goes out ------------------------------------------------------------------------------------
+
+    def _inputs(self, x: Any) -> Array:
+        network = self._network
+        return as_matrix("x", x, network.backend, network.dtype, network.structure.sizes[0])
+
+    def _sample(self, x: Any, y: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
+        """x, y and weights as checked device arrays."""
+        network, inputs = self._network, self._inputs(x)
+        rows = len(inputs)
+        if not rows:
+            raise DataError("x is empty; at least one sample is needed")
+        weights = None if sample_weight is None else as_weights(sample_weight, rows, network.backend, network.dtype)
+        return inputs, network.targets.encode(y, rows, network.backend), weights
+
+    def _copied(self, a: Array | None) -> Any:
+        return None if a is None else np.array(self._network.backend.to_numpy(a))
+
+    def _given_back(self, x: Any, result: Any) -> Any:
+        backend = self._network.backend
+        return returner(x, backend)(backend.asarray(result, result.dtype))
+
+
+def load(path: str | PathLike[str], device: str = "auto") -> MLP:
+    """The network in a file that `MLP.save` wrote, on any device. Raises ModelFileError for anything else."""
+    return MLP._restore(*checkpoint.load_model(path), device)
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint32)[0])
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise DataError(f"seed must be an integer from 0 to 2^64 − 1, or None, got {seed!r}")
+    return int(seed)
+
+
+def _object(optimizer: Any) -> Optimizer:
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    raise DataError(f"optimizer must be an object such as gpubp.SGD(0.1), got {optimizer!r}: a name would start afresh at every step")
+
+
+def _batch_size(batch_size: Any) -> int | None:
+    if batch_size is None or (isinstance(batch_size, int) and batch_size >= 1):
+        return batch_size
+    raise DataError(f"batch_size must be a positive integer or None, got {batch_size!r}")

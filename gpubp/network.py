@@ -1,0 +1,251 @@
+"""Network: the machine under an MLP. Layers, parameters and buffers on one device, and the passes over device arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpubp.activations import bias_identity
+from gpubp.backends import Backend
+from gpubp.data.targets import Targets
+from gpubp.kernel import Array
+from gpubp.layers import COLUMN_KEY, ROW_KEY, Dense, Dropout, Parameters, Slot
+from gpubp.losses import weight_factor, weight_sum, weighted_sum
+from gpubp.memory import Arena, Workspace
+from gpubp.optimizers import Optimizer, clip_by_norm
+from gpubp.structure import Structure
+
+CHUNK_BYTES = 64 << 20  # how much of activations a prediction over many rows holds at once
+
+
+@dataclass(slots=True)
+class Batch:
+    """The buffers of one pass over `rows` samples."""
+
+    layers: list[Slot]
+    targets: Array  # one-hot rows of class indices
+    losses: Array  # (rows, 1)
+    factors: Array  # (rows, 1): each sample's weight over the sum of weights
+    total: Array  # 0-d: the sum of weights
+    inputs: list[Array] = field(default_factory=list)  # of each layer, filled by the forward pass
+
+
+class Network:
+    """Parameters, gradients and buffers of one structure on one backend. Not thread-safe: its owner holds a lock."""
+
+    def __init__(self, structure: Structure, backend: Backend, seed: int, owner: object = None) -> None:
+        self.structure, self.backend, self.seed, self.dtype = structure, backend, seed, structure.dtype
+        self.loss, self.targets = structure.loss, Targets(structure)
+        self.arena = arena = Arena(backend, structure.sizes, structure.use_bias, structure.dtype, owner)
+        self.layers = [Dense(activation) for activation in structure.activations]
+        self.dropouts = [Dropout(rate, seed, layer) if rate else None for layer, rate in enumerate(structure.dropout)]
+        masks = [None if mask is None else backend.asarray(mask, structure.dtype) for mask in structure.masks]
+        self.parameters = [
+            Parameters(weight, 0.0 if bias is None else bias, weight_grad, bias_grad, mask)
+            for weight, bias, weight_grad, bias_grad, mask in zip(
+                arena.weights, arena.biases, arena.weight_grads, arena.bias_grads, masks, strict=True
+            )
+        ]
+        self.steps = self.epochs = 0  # taken so far: the keys of dropout masks and of shuffles
+        self._workspace = Workspace(backend, structure.dtype)
+        self._batches: dict[tuple[int, bool], Batch] = {}
+
+    def draw(self) -> None:
+        """Draw the weights from the seed; biases are 0."""
+        for layer, params in enumerate(self.parameters):
+            initializer, mask = self.structure.initializer_of(layer), self.structure.masks[layer]
+            drawn = initializer.draw(np.random.default_rng([self.seed, 0, layer]), *params.weight.shape)
+            params.weight[...] = self.backend.asarray(drawn if mask is None else drawn * mask, self.dtype)
+
+    def batch(self, rows: int, training: bool) -> Batch:
+        """The buffers for this many rows, as views kept from one call to the next."""
+        batch = self._batches.get((rows, training))
+        if batch is None:
+            generation = self._workspace.generation
+            batch = self._cut(rows, training)
+            if self._workspace.generation != generation or len(self._batches) >= 16:
+                self._batches.clear()  # a buffer moved, or more sizes came by than are worth keeping
+            self._batches[rows, training] = batch
+        return batch
+
+    def _cut(self, rows: int, training: bool) -> Batch:
+        take, widths = self._workspace.take, self.structure.sizes[1:]
+        layers = []
+        for layer, (dense, width) in enumerate(zip(self.layers, widths, strict=True)):
+            y = take(f"y{layer}", (rows, width))
+            slot = Slot(z=y if dense.activation.saves == "y" else take(f"z{layer}", (rows, width)), y=y)
+            if self.dropouts[layer] and training:
+                inputs = self.structure.sizes[layer]
+                slot.dropped = take(f"x{layer}", (rows, inputs))
+                slot.dropout_keys = self._dropout_keys(rows, inputs)
+            layers.append(slot)
+        # Only a delta and the one below it are alive at a time, so two buffers serve all layers, from the top down.
+        top = len(layers) - 1
+        for parity in (0, 1):
+            sharing = [layer for layer in (range(top + 1) if training else [top]) if (top - layer) % 2 == parity]
+            buffer = take(f"delta{parity}", (rows * max((widths[layer] for layer in sharing), default=0),))
+            for layer in sharing:
+                layers[layer].dy = layers[layer].dz = buffer[: rows * widths[layer]].reshape(rows, widths[layer])
+        return Batch(
+            layers,
+            targets=take("targets", (rows, widths[-1])),
+            losses=take("losses", (rows, 1)),
+            factors=take("factors", (rows, 1)),
+            total=take("total", ()),
+            inputs=[None] * len(layers),
+        )
+
+    def _dropout_keys(self, rows: int, columns: int) -> tuple[Array, Array]:
+        def keys(count: int, factor: int) -> Array:
+            return self.backend.asarray(np.arange(count, dtype=np.uint32) * np.uint32(factor), "uint32")
+
+        return keys(rows, ROW_KEY).reshape(rows, 1), keys(columns, COLUMN_KEY)
+
+    def traced_batch(self, rows: int) -> Batch:
+        """New buffers in which nothing is overwritten."""
+        empty, dtype = self.backend.empty, self.dtype
+        widths = self.structure.sizes[1:]
+        layers = [Slot(*(empty((rows, width), dtype) for _ in range(4))) for width in widths]
+        columns = [empty((rows, 1), dtype) for _ in range(2)]
+        return Batch(layers, empty((rows, widths[-1]), dtype), *columns, empty((), dtype), [None] * len(layers))
+
+    def factor(self, weights: Array | None, rows: int, batch: Batch) -> Array | float:
+        """Each sample's factor in the cost: w / Σ w for a mean, w for a sum; one number where all weigh the same."""
+        mean = self.loss.reduction == "mean"
+        if weights is None:
+            return 1 / rows if mean else 1.0
+        if not mean:
+            return weights
+        self.backend.run(weight_sum, weights, batch.total)
+        self.backend.run(weight_factor, weights, batch.total, batch.factors)
+        return batch.factors
+
+    def _hidden(self, x: Array, batch: Batch, step: int | None) -> Array:
+        """The forward pass up to the output layer's input; a step's number means training, with dropout."""
+        for layer, (dense, params, slot) in enumerate(zip(self.layers, self.parameters, batch.layers, strict=True)):
+            dropout = self.dropouts[layer]
+            if dropout and step is not None and slot.dropped is not None and slot.dropout_keys is not None:
+                dropout.run(self.backend, slot.dropout_keys, x, step, slot.dropped)
+                x = slot.dropped
+            batch.inputs[layer] = x
+            if layer < len(self.layers) - 1:
+                x = dense.forward(self.backend, params, x, slot)
+        return x
+
+    def forward(self, x: Array, batch: Batch) -> Array:
+        return self.layers[-1].forward(self.backend, self.parameters[-1], self._hidden(x, batch, None), batch.layers[-1])
+
+    def forward_with_loss(self, x: Array, targets: Array, factor: Array | float, batch: Batch, step: int | None = None) -> None:
+        """The forward pass, each sample's loss, and the output layer's delta: in one kernel where loss and activation belong together."""
+        backend, dense, params, slot, loss = self.backend, self.layers[-1], self.parameters[-1], batch.layers[-1], self.loss
+        if targets.ndim == 1:
+            backend.one_hot(targets, batch.targets)
+            targets = batch.targets
+        x = self._hidden(x, batch, step)
+        fused = loss.fused.get(type(dense.activation))
+        if fused is not None:
+            backend.matmul(x, params.weight, slot.z)
+            backend.run(fused, slot.z, params.bias, targets, factor, *loss.parameters, slot.y, slot.dz, batch.losses)
+        else:
+            dense.forward(backend, params, x, slot)
+            backend.run(loss.kernel, slot.y, targets, factor, *loss.parameters, slot.dy, batch.losses)
+            dense.delta(backend, slot)
+
+    def backward(self, batch: Batch, step: int | None = None, input_grad: Array | None = None) -> None:
+        """From the output layer's delta down to all gradients in the arena."""
+        for layer in range(len(self.layers) - 1, -1, -1):
+            dense, params, slot, dropout = self.layers[layer], self.parameters[layer], batch.layers[layer], self.dropouts[layer]
+            if layer < len(self.layers) - 1:
+                dense.delta(self.backend, slot)
+            dx = batch.layers[layer - 1].dy if layer else input_grad
+            dense.backward(self.backend, params, batch.inputs[layer], slot.dz, dx)
+            if dropout and step is not None and dx is not None and slot.dropout_keys is not None:
+                dropout.run(self.backend, slot.dropout_keys, dx, step, dx)
+
+    def update(
+        self,
+        x: Array,
+        targets: Array,
+        weights: Array | None,
+        optimizer: Optimizer,
+        cost: Array,
+        learning_rate: float | None = None,
+        clip_norm: float | None = None,
+        total_weight: Array | None = None,
+    ) -> None:
+        """One training step on device arrays; writes the batch's cost, and Σ w where asked, into 0-d arrays."""
+        backend, rows = self.backend, len(x)
+        batch = self.batch(rows, True)
+        factor = self.factor(weights, rows, batch)
+        step, self.steps = self.steps, self.steps + 1
+        self.forward_with_loss(x, targets, factor, batch, step)
+        backend.run(weighted_sum, batch.losses, factor, cost)
+        if total_weight is not None:
+            backend.run(weight_sum, weights, total_weight)
+        self.backward(batch, step)
+        if clip_norm is not None:
+            clip_by_norm(backend, self.arena, clip_norm)
+        optimizer.update(backend, self.arena, learning_rate)
+
+    def not_finite(self, cost: Array, rows: int) -> str | None:
+        """What the update of this many rows left that is not finite, in the order in which it was computed; waits for the device."""
+
+        def bad(a: Array) -> bool:
+            return not bool(self.backend.xp.isfinite(a).all())
+
+        names = [f"layer {layer} of {len(self.layers)} ({dense.activation.name})" for layer, dense in enumerate(self.layers, 1)]
+        for name, slot in zip(names, self.batch(rows, True).layers, strict=True):
+            if bad(slot.y):
+                return f"the outputs of {name} are not finite"
+        if bad(cost):
+            return f"the loss ({self.loss.name}) is not finite"
+        for name, params in zip(names, self.parameters, strict=True):
+            if bad(params.weight) or bad(params.bias):
+                return f"the gradient step made the parameters of {name} not finite"
+        return None
+
+    def trace(self, x: Array, targets: Array, weights: Array | None) -> tuple[Array, Array, Batch]:
+        """A backward pass that keeps everything: the cost, ∂C/∂x, and new buffers with every z, y, ∂C/∂y and ∂C/∂z. Dropout off."""
+        backend, batch = self.backend, self.traced_batch(len(x))
+        factor = self.factor(weights, len(x), batch)
+        self.forward_with_loss(x, targets, factor, batch)
+        cost, input_grad = backend.empty((), self.dtype), backend.empty(x.shape, self.dtype)
+        backend.run(weighted_sum, batch.losses, factor, cost)
+        self.backward(batch, input_grad=input_grad)
+        top, loss = batch.layers[-1], self.loss
+        if type(self.layers[-1].activation) in loss.fused:  # the fused kernel skips ∂C/∂y of the output
+            unused = backend.empty(batch.losses.shape, self.dtype)
+            targets = batch.targets if targets.ndim == 1 else targets
+            backend.run(loss.kernel, top.y, targets, factor, *loss.parameters, top.dy, unused)
+        for dense, params, slot in zip(self.layers, self.parameters, batch.layers, strict=True):
+            if dense.activation.saves == "y":  # z is still the product without its bias
+                backend.run(bias_identity, slot.z, params.bias, slot.z)
+        return cost, input_grad, batch
+
+    def _chunks(self, rows: int, batch_size: int | None = None) -> list[slice]:
+        step = batch_size or max(1, CHUNK_BYTES // (8 * sum(self.structure.sizes)))
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def outputs(self, x: Array, batch_size: int | None = None) -> Array:
+        outputs = self.backend.empty((len(x), self.structure.sizes[-1]), self.dtype)
+        for rows in self._chunks(len(x), batch_size):
+            self.backend.copy(self.forward(x[rows], self.batch(rows.stop - rows.start, False)), outputs[rows])
+        return outputs
+
+    def score(self, x: Array, targets: Array, weights: Array | None, table: dict[str, Callable[..., float]]) -> dict[str, float]:
+        """Loss and metrics of device arrays, dropout off."""
+        backend = self.backend
+        outputs, losses = backend.empty((len(x), self.structure.sizes[-1]), self.dtype), backend.empty((len(x), 1), self.dtype)
+        for rows in self._chunks(len(x)):
+            batch = self.batch(rows.stop - rows.start, False)
+            self.forward_with_loss(x[rows], targets[rows], 1.0, batch)
+            backend.copy(batch.layers[-1].y, outputs[rows])
+            backend.copy(batch.losses, losses[rows])
+        host = [None if a is None else backend.to_numpy(a) for a in (losses, targets, outputs, weights)]
+        sample_losses, t, o, w = (None if a is None else a if a.dtype == np.int64 else a.astype(np.float64) for a in host)
+        w = None if w is None else w[:, 0]
+        total = sample_losses[:, 0].sum() if w is None else w @ sample_losses[:, 0]
+        if self.loss.reduction == "mean":
+            total /= max(len(x) if w is None else w.sum(), np.finfo(np.float64).tiny)
+        return {"loss": float(total), **{name: metric(t, o, w) for name, metric in table.items()}}

@@ -1,0 +1,254 @@
+"""Optimizers: one kernel over the flat parameter vector turns gradients into a step. The formulas are PyTorch's, to the last term.
+
+Weight decay adds λ W to the gradients of the weights, never of the biases; AdamW decays the weights themselves instead.
+"""
+
+from math import inf
+from numbers import Real
+from typing import Any, ClassVar
+
+from gpubp.backends.base import Backend
+from gpubp.errors import DataError
+from gpubp.kernel import Array, elementwise, reduction
+from gpubp.memory import Arena
+from gpubp.registry import Component
+
+
+@elementwise("g, w, decay -> g", scratch=1)
+def add_decay(xp: Any, g: Array, w: Array, decay: float, s: Array) -> None:
+    xp.multiply(w, decay, out=s)
+    xp.add(g, s, out=g)
+
+
+@elementwise("w, factor -> w")
+def scale_weights(xp: Any, w: Array, factor: float) -> None:
+    xp.multiply(w, factor, out=w)
+
+
+@reduction("g -> total")
+def squared_norm(xp: Any, g: Array, total: Array) -> None:
+    xp.dot(g, g, out=total)
+
+
+@elementwise("g, total, limit -> g")
+def clip_gradient(xp: Any, g: Array, total: Array, limit: float) -> None:
+    """g · min(1, limit / √total)."""
+    xp.multiply(g, xp.minimum(limit / xp.sqrt(xp.maximum(total, xp.finfo(g.dtype).tiny)), 1), out=g)
+
+
+def clip_by_norm(backend: Backend, arena: Arena, limit: float) -> None:
+    """Scale all gradients so that their Euclidean norm is at most `limit`, without waiting for the device."""
+    total = backend.empty((), arena.gradients.dtype)
+    backend.run(squared_norm, arena.gradients, total)
+    backend.run(clip_gradient, arena.gradients, total, limit)
+
+
+class Optimizer(Component):
+    """Turns the gradients in an arena into one step of its parameters.
+
+    The state (velocities, moments) belongs to one network: a network's first step with the optimizer allocates it, and another network
+    is refused until `reset()`.
+    """
+
+    state_names: ClassVar[tuple[str, ...]] = ()
+    decoupled_decay: ClassVar[bool] = False
+
+    def __init__(self, learning_rate: float, weight_decay: float = 0.0) -> None:
+        self.learning_rate = positive("learning_rate", learning_rate)
+        self.weight_decay = positive("weight_decay", weight_decay, or_zero=True)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the state and the number of steps taken."""
+        self.steps = 0
+        self.state: dict[str, Array] = {}
+        self._arena: Arena | None = None
+
+    def attach(self, backend: Backend, arena: Arena) -> None:
+        """Make the state ready for this arena; the state follows its network to another device."""
+        if self._arena is arena:
+            return
+        if self.state and self._arena is not None and self._arena.owner is not arena.owner:
+            raise DataError("this optimizer holds the state of another network; give each network its own, or call optimizer.reset() first")
+        like, held = arena.parameters, self._arena
+        moved = {name: backend.asarray(held.backend.to_numpy(value), like.dtype) for name, value in self.state.items()} if held else {}
+        self.state = {name: moved[name] if name in moved else backend.zeros(like.shape, like.dtype) for name in self.state_names}
+        self._arena = arena
+
+    def update(self, backend: Backend, arena: Arena, learning_rate: float | None = None) -> None:
+        """One step; `learning_rate` stands in for the optimizer's own, as a schedule wants."""
+        self.attach(backend, arena)
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        self.steps += 1
+        if self.weight_decay and self.decoupled_decay:
+            backend.run(scale_weights, arena.weight_parameters, 1 - rate * self.weight_decay)
+        elif self.weight_decay:
+            backend.run(add_decay, arena.weight_gradients, arena.weight_parameters, self.weight_decay)
+        self.apply(backend, arena.parameters, arena.gradients, rate)
+
+    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+        raise NotImplementedError
+
+
+def positive(name: str, value: Any, or_zero: bool = False, below: float = inf) -> float:
+    """A setting that must be a number in (0, below), or [0, below)."""
+    ok = isinstance(value, Real) and not isinstance(value, bool) and (0 < value < below or (or_zero and value == 0))
+    if not ok:
+        low = "at least 0" if or_zero else "greater than 0"
+        raise DataError(f"{name} must be a number {low}" + (f" and below {below:g}" if below < inf else "") + f", got {value!r}")
+    return float(value)
+
+
+@elementwise("p, g, rate -> p", scratch=1)
+def sgd(xp: Any, p: Array, g: Array, rate: float, s: Array) -> None:
+    xp.multiply(g, rate, out=s)
+    xp.subtract(p, s, out=p)
+
+
+@elementwise("p, v, g, rate, momentum -> p, v", scratch=1)
+def sgd_momentum(xp: Any, p: Array, v: Array, g: Array, rate: float, momentum: float, s: Array) -> None:
+    xp.multiply(v, momentum, out=v)
+    xp.add(v, g, out=v)
+    xp.multiply(v, rate, out=s)
+    xp.subtract(p, s, out=p)
+
+
+@elementwise("p, v, g, rate, momentum -> p, v", scratch=1)
+def sgd_nesterov(xp: Any, p: Array, v: Array, g: Array, rate: float, momentum: float, s: Array) -> None:
+    xp.multiply(v, momentum, out=v)
+    xp.add(v, g, out=v)
+    xp.multiply(v, momentum, out=s)
+    xp.add(s, g, out=s)
+    xp.multiply(s, rate, out=s)
+    xp.subtract(p, s, out=p)
+
+
+class SGD(Optimizer):
+    """p −= rate · g; with momentum μ, v = μ v + g and p −= rate · v, or rate · (g + μ v) after Nesterov."""
+
+    def __init__(self, learning_rate: float = 0.1, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
+        super().__init__(learning_rate, weight_decay)
+        self.momentum, self.nesterov = positive("momentum", momentum, or_zero=True, below=1), nesterov
+        if nesterov and not momentum:
+            raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
+        self.state_names = ("v",) if momentum else ()  # type: ignore[misc]
+
+    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+        if self.momentum:
+            kernel = sgd_nesterov if self.nesterov else sgd_momentum
+            backend.run(kernel, parameters, self.state["v"], gradients, rate, self.momentum)
+        else:
+            backend.run(sgd, parameters, gradients, rate)
+
+
+@elementwise("p, v, g, rate, keep, epsilon -> p, v", scratch=1)
+def rmsprop(xp: Any, p: Array, v: Array, g: Array, rate: float, keep: float, epsilon: float, s: Array) -> None:
+    xp.multiply(v, keep, out=v)
+    xp.multiply(g, g, out=s)
+    xp.multiply(s, 1 - keep, out=s)
+    xp.add(v, s, out=v)
+    _divided_step(xp, p, g, v, rate, epsilon, s)
+
+
+def _divided_step(xp: Any, p: Array, g: Array, v: Array, rate: float, epsilon: float, s: Array) -> None:
+    """p −= rate · g / (√v + ε)."""
+    xp.sqrt(v, out=s)
+    xp.add(s, epsilon, out=s)
+    xp.divide(g, s, out=s)
+    xp.multiply(s, rate, out=s)
+    xp.subtract(p, s, out=p)
+
+
+class RMSprop(Optimizer):
+    """v = α v + (1 − α) g², p −= rate · g / (√v + ε); Hinton 2012."""
+
+    name = "rmsprop"
+    state_names = ("v",)
+
+    def __init__(self, learning_rate: float = 0.001, alpha: float = 0.99, epsilon: float = 1e-8, weight_decay: float = 0.0) -> None:
+        super().__init__(learning_rate, weight_decay)
+        self.alpha, self.epsilon = positive("alpha", alpha, or_zero=True, below=1), positive("epsilon", epsilon)
+
+    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+        backend.run(rmsprop, parameters, self.state["v"], gradients, rate, self.alpha, self.epsilon)
+
+
+@elementwise("p, v, g, rate, epsilon -> p, v", scratch=1)
+def adagrad(xp: Any, p: Array, v: Array, g: Array, rate: float, epsilon: float, s: Array) -> None:
+    xp.multiply(g, g, out=s)
+    xp.add(v, s, out=v)
+    _divided_step(xp, p, g, v, rate, epsilon, s)
+
+
+class Adagrad(Optimizer):
+    """v += g², p −= rate · g / (√v + ε); Duchi et al. 2011."""
+
+    state_names = ("v",)
+
+    def __init__(self, learning_rate: float = 0.01, epsilon: float = 1e-10, weight_decay: float = 0.0) -> None:
+        super().__init__(learning_rate, weight_decay)
+        self.epsilon = positive("epsilon", epsilon)
+
+    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+        backend.run(adagrad, parameters, self.state["v"], gradients, rate, self.epsilon)
+
+
+@elementwise("p, m, v, g, rate, beta1, beta2, epsilon, root -> p, m, v", scratch=1)
+def adam(
+    xp: Any, p: Array, m: Array, v: Array, g: Array, rate: float, beta1: float, beta2: float, epsilon: float, root: float, s: Array
+) -> None:
+    """rate and root carry the bias corrections: rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ)."""
+    xp.multiply(m, beta1, out=m)
+    xp.multiply(g, 1 - beta1, out=s)
+    xp.add(m, s, out=m)
+    xp.multiply(v, beta2, out=v)
+    xp.multiply(g, g, out=s)
+    xp.multiply(s, 1 - beta2, out=s)
+    xp.add(v, s, out=v)
+    xp.sqrt(v, out=s)
+    xp.multiply(s, root, out=s)
+    xp.add(s, epsilon, out=s)
+    xp.divide(m, s, out=s)
+    xp.multiply(s, rate, out=s)
+    xp.subtract(p, s, out=p)
+
+
+class Adam(Optimizer):
+    """m = β₁ m + (1 − β₁) g, v = β₂ v + (1 − β₂) g², p −= rate · m̂ / (√v̂ + ε) with m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ); Kingma and Ba 2014."""
+
+    state_names = ("m", "v")
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        self.beta1, self.beta2 = positive("beta1", beta1, or_zero=True, below=1), positive("beta2", beta2, or_zero=True, below=1)
+        self.epsilon = positive("epsilon", epsilon)
+
+    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+        rate /= 1 - self.beta1**self.steps
+        root = (1 - self.beta2**self.steps) ** -0.5
+        state = self.state
+        backend.run(adam, parameters, state["m"], state["v"], gradients, rate, self.beta1, self.beta2, self.epsilon, root)
+
+
+class AdamW(Adam):
+    """Adam, with the weights themselves decayed: W −= rate · λ W; Loshchilov and Hutter 2017."""
+
+    name = "adamw"
+    decoupled_decay = True
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(learning_rate, beta1, beta2, epsilon, weight_decay)

@@ -1,0 +1,61 @@
+"""Named components: an activation, a loss, an optimizer, a schedule or an initializer, asked for by name or given as an object."""
+
+import difflib
+import inspect
+import re
+from typing import Any, ClassVar, Self
+
+from gpubp.errors import DataError
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """The known names as the end of an error message, the nearest one first where there is one."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
+
+
+class Component:
+    """The base of the five families. A direct subclass is a family; a subclass of a family is a member, known by its `name`.
+
+    The name is the snake_case of the class unless the class states another. Defining a member registers it, so that one class
+    statement puts it on every backend, in every test matrix and in the command line.
+    """
+
+    family: ClassVar[str]
+    name: ClassVar[str]
+    members: ClassVar[dict[str, type[Self]]]
+
+    def __init_subclass__(cls) -> None:
+        if Component in cls.__bases__:
+            cls.family, cls.members = cls.__name__.lower(), {}
+        else:
+            if "name" not in cls.__dict__:
+                cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+            cls.members[cls.name] = cls
+
+    @classmethod
+    def resolve(cls, spec: Any) -> Self:
+        """The component that `spec` names or is; DataError with the nearest known name otherwise."""
+        if isinstance(spec, cls):
+            return spec
+        if isinstance(spec, str):
+            if spec in cls.members:
+                return cls.members[spec]()
+            raise DataError(f"{cls.family} {spec!r} is not known; {did_you_mean(spec, sorted(cls.members))}")
+        raise DataError(f"{cls.family} must be a name or a gpubp {cls.__name__}, got {spec!r}; known: {', '.join(sorted(cls.members))}")
+
+    def config(self) -> dict[str, Any]:
+        """The name and the constructor's arguments: what a model file keeps, and `from_config` takes."""
+        arguments = list(inspect.signature(type(self)).parameters)
+        return {"name": self.name, **{argument: getattr(self, argument) for argument in arguments}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        arguments = {key: value for key, value in config.items() if key != "name"}
+        if config["name"] not in cls.members:
+            raise DataError(f"{cls.family} {config['name']!r} is not known here; define or import its class first")
+        return cls.members[config["name"]](**arguments)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.config().items() if key != "name")
+        return f"{type(self).__name__}({arguments})"

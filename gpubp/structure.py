@@ -1,0 +1,146 @@
+"""What a network is, without its parameters: sizes, activations, loss, biases, masks, dropout. Checked once; kept in model files."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+
+from gpubp.activations import Activation, Softmax
+from gpubp.errors import DataError, ShapeError
+from gpubp.initializers import Initializer
+from gpubp.losses import DEFAULTS, Loss, SquaredError
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The settings of an MLP, one entry a layer where that makes sense."""
+
+    sizes: list[int]
+    activations: list[Activation]  # of every layer, the output's last
+    loss: Loss
+    use_bias: list[bool]
+    masks: list[Any]  # None or a (inputs, outputs) array of 0 and 1
+    dropout: list[float]  # of each layer's input
+    initializer: Initializer | None  # None: what each layer's activation asks for
+    dtype: str
+
+    @property
+    def depth(self) -> int:
+        return len(self.activations)
+
+    def initializer_of(self, layer: int) -> Initializer:
+        return self.initializer or Initializer.resolve(self.activations[layer].initializer)
+
+    @classmethod
+    def build(
+        cls,
+        sizes: Sequence[int],
+        activation: Any,
+        output: Any,
+        loss: Any,
+        use_bias: Any,
+        masks: Any,
+        dropout: Any,
+        init: Any,
+        dtype: str,
+    ) -> Self:
+        """From what a user gives, with each mistake named."""
+        widths = _sizes(sizes)
+        hidden = len(widths) - 2
+        chosen = [Activation.resolve(entry) for entry in _per_layer("activation", activation, hidden)]
+        chosen.append(Activation.resolve(output))
+        if isinstance(chosen[-1], Softmax) and widths[-1] == 1:
+            raise DataError("output='softmax' needs at least 2 outputs, got sizes ending in 1; for one output use output='sigmoid'")
+        if loss is None:
+            loss = DEFAULTS.get(chosen[-1].name, SquaredError)()
+        resolved_loss = Loss.resolve(loss)
+        resolved_loss.check_output(chosen[-1])
+        biases = _per_layer("use_bias", use_bias, hidden + 1)
+        if not all(isinstance(wanted, bool | np.bool_) for wanted in biases):
+            raise DataError(f"use_bias must be True, False or a list of them, got {use_bias!r}")
+        if str(np.dtype(dtype)) not in ("float32", "float64"):
+            raise DataError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+        return cls(
+            sizes=widths,
+            activations=chosen,
+            loss=resolved_loss,
+            use_bias=[bool(wanted) for wanted in biases],
+            masks=_masks(masks, widths),
+            dropout=_dropout(dropout, hidden),
+            initializer=None if init is None else Initializer.resolve(init),
+            dtype=str(np.dtype(dtype)),
+        )
+
+    def config(self) -> dict[str, Any]:
+        """As JSON-able values; `from_config` is its inverse."""
+        return {
+            "sizes": self.sizes,
+            "activations": [activation.config() for activation in self.activations],
+            "loss": self.loss.config(),
+            "use_bias": self.use_bias,
+            "masks": [None if mask is None else base64.b64encode(np.packbits(mask != 0).tobytes()).decode() for mask in self.masks],
+            "dropout": self.dropout,
+            "initializer": self.initializer and self.initializer.config(),
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        sizes = config["sizes"]
+        masks = [
+            None if mask is None else np.unpackbits(np.frombuffer(base64.b64decode(mask), np.uint8), count=m * n).reshape(m, n)
+            for mask, (m, n) in zip(config["masks"], pairwise(sizes), strict=True)
+        ]
+        activations = [Activation.from_config(entry) for entry in config["activations"]]
+        init = config["initializer"] and Initializer.from_config(config["initializer"])
+        loss = Loss.from_config(config["loss"])
+        return cls.build(
+            sizes, activations[:-1], activations[-1], loss, config["use_bias"], masks, config["dropout"], init, config["dtype"]
+        )
+
+
+def _sizes(sizes: Sequence[int]) -> list[int]:
+    listed = list(sizes) if isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str) else []
+    if len(listed) < 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in listed):
+        raise DataError(
+            f"sizes must be a list of at least 2 positive integers (inputs, hidden layers, outputs), such as [784, 256, 10], got {sizes!r}"
+        )
+    return [int(n) for n in listed]
+
+
+def _per_layer(name: str, value: Any, count: int) -> list[Any]:
+    """One value for all layers, or a list with one entry each."""
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        raise DataError(f"{name} has {len(value)} entries, but this network needs {count}; give one value for all, or {count} of them")
+    return list(value)
+
+
+def _dropout(dropout: Any, hidden: int) -> list[float]:
+    rates = _per_layer("dropout", dropout, hidden + 1) if isinstance(dropout, list | tuple) else [0.0] + [dropout] * hidden
+    for rate in rates:
+        if not isinstance(rate, Real) or not 0 <= rate < 1:
+            raise DataError(f"dropout is a probability in [0, 1), got {rate!r}")
+    return [float(rate) for rate in rates]
+
+
+def _masks(masks: Any, sizes: list[int]) -> list[Any]:
+    if masks is None:
+        return [None] * (len(sizes) - 1)
+    checked = []
+    for layer, (mask, shape) in enumerate(zip(_per_layer("masks", masks, len(sizes) - 1), pairwise(sizes), strict=True)):
+        if mask is None:
+            checked.append(None)
+            continue
+        array = np.array(mask)
+        if array.shape != shape:
+            raise ShapeError(f"masks[{layer}] has shape {array.shape}, but the weights of layer {layer} have shape {shape}")
+        if not np.isin(array, (0, 1)).all():
+            raise DataError(f"masks[{layer}] must hold only 0 and 1")
+        checked.append(array.astype(np.uint8))
+    return checked

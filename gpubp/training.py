@@ -1,0 +1,345 @@
+"""Trainer: the loop over epochs and batches, with schedules, validation, early stopping, callbacks, Ctrl-C and the diagnosis of divergence."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubp import callbacks as hooks
+from gpubp import metrics as metric_table
+from gpubp import schedules
+from gpubp.callbacks import EarlyStopping
+from gpubp.data.arrays import as_weights, check_finite
+from gpubp.data.batches import ArrayBatches, StreamBatches, Transformed
+from gpubp.data.split import split_rows
+from gpubp.errors import DataError, DivergenceError
+from gpubp.history import History
+from gpubp.kernel import Array
+from gpubp.optimizers import Optimizer, positive, squared_norm
+from gpubp.progress import Progress
+
+if TYPE_CHECKING:
+    from gpubp.mlp import MLP
+
+Arrays = tuple[Array, Array, Array | None]  # x, targets, weights, on the device
+
+
+class Trainer:
+    """The settings of one training, checked, and the loop that carries it out; `MLP.fit` describes the arguments."""
+
+    def __init__(
+        self,
+        net: "MLP",
+        *,
+        epochs: int,
+        batch_size: int | str,
+        optimizer: Any,
+        learning_rate: float | None,
+        schedule: Any,
+        weight_decay: float,
+        clip_norm: float | None,
+        early_stopping: Any,
+        class_weight: Any,
+        metrics: Any,
+        shuffle: bool,
+        transform: Callable[..., Any] | None,
+        callbacks: Any,
+        verbose: int,
+    ) -> None:
+        self.net, self.network = net, net._network
+        self.epochs = _count("epochs", epochs)
+        self.batch_size = batch_size if batch_size == "full" else _count("batch_size", batch_size, ' or "full"')
+        self.optimizer = _optimizer(optimizer, learning_rate, weight_decay)
+        self.schedule, self.transform, self.shuffle, self.class_weight = schedule, transform, shuffle, class_weight
+        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.early_stopping = EarlyStopping.resolve(early_stopping)
+        self.metrics = metric_table.resolve(metrics)
+        self.callbacks = hooks.resolve(callbacks)
+        self.verbose = verbose
+
+    def fit(self, x: Any, y: Any, sample_weight: Any, validation: Any) -> History:
+        """Train, and return what happened."""
+        with self.net._lock, self.network.backend.active():
+            train, held_out = self._prepare(x, y, sample_weight, validation)
+            return self._run(train, held_out)
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, x: Any, y: Any, sample_weight: Any, validation: Any) -> tuple[Arrays | StreamBatches, Arrays | None]:
+        """The training data and the validation data, on the device."""
+        if y is None:
+            if not hasattr(x, "__iter__") or hasattr(x, "ndim"):
+                raise DataError("y is missing: give both x and y, or for x an iterable of (x, y) batches")
+            for name, value in (("sample_weight", sample_weight), ("class_weight", self.class_weight)):
+                if value is not None:
+                    raise DataError(f"{name} needs x and y as arrays; with batches yield (x, y, weights)")
+            return StreamBatches(self._sample, x), self._held_out(validation)
+        inputs, targets, weights = self._sample(x, y, sample_weight)
+        check_finite("x", inputs, self.network.backend.xp)
+        if isinstance(validation, int | float) and not isinstance(validation, bool):
+            train, held_out = self._split((inputs, targets, weights), float(validation))
+        else:
+            train, held_out = (inputs, targets, weights), self._held_out(validation)
+        return self._class_weighted(train), held_out
+
+    def _sample(self, x: Any, y: Any, weights: Any) -> Arrays:
+        return self.net._sample(x, y, weights)
+
+    def _held_out(self, validation: Any) -> Arrays | None:
+        if validation is None:
+            return None
+        if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+            raise DataError("validation must be (x, y), (x, y, weights) or a fraction of the training rows (arrays only)")
+        x, targets, weights = self._sample(*validation, *[None] * (3 - len(validation)))
+        check_finite("validation x", x, self.network.backend.xp)
+        return x, targets, weights
+
+    def _split(self, arrays: Arrays, fraction: float) -> tuple[Arrays, Arrays]:
+        backend, (x, targets, weights) = self.network.backend, arrays
+        labels = None if self.network.targets.task in ("values", "labels") else self._labels(targets)
+        parts = []
+        for rows in split_rows(len(x), fraction, self.net.seed, labels):
+            index = backend.asarray(rows, "int64")
+            parts.append((x[index], targets[index], None if weights is None else weights[index]))
+        return parts[0], parts[1]
+
+    def _labels(self, targets: Array) -> Any:
+        """Class numbers on the host, from indices, rows of probabilities or the 0/1 of one sigmoid."""
+        host = self.network.backend.to_numpy(targets)
+        return host if host.ndim == 1 else host.argmax(axis=1) if host.shape[1] > 1 else (host[:, 0] >= 0.5).astype(np.int64)
+
+    def _class_weighted(self, arrays: Arrays) -> Arrays:
+        if self.class_weight is None:
+            return arrays
+        network, (x, targets, weights) = self.network, arrays
+        if network.targets.task not in ("classes", "binary"):
+            raise DataError("class_weight needs a softmax or a single sigmoid output; use sample_weight instead")
+        labels, classes = self._labels(targets), max(2, network.targets.outputs)
+        if self.class_weight == "balanced":
+            counts = np.bincount(labels, minlength=classes)
+            table = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        elif isinstance(self.class_weight, dict):
+            table = np.ones(classes)
+            for label, weight in self.class_weight.items():
+                if not isinstance(label, int | np.integer) or not 0 <= label < classes:
+                    raise DataError(f"class_weight names class {label!r}, but the classes are 0..{classes - 1}")
+                table[label] = positive(f"class_weight[{label}]", weight, or_zero=True)
+        else:
+            raise DataError(f'class_weight must be a dict {{class: weight}} or "balanced", got {self.class_weight!r}')
+        factors = as_weights(table[labels], len(labels), network.backend, network.dtype)
+        return x, targets, factors if weights is None else weights * factors
+
+    def _batches(self, train: Arrays | StreamBatches) -> ArrayBatches | StreamBatches | Transformed:
+        net = self.net
+        batches: ArrayBatches | StreamBatches
+        if isinstance(train, StreamBatches):
+            batches = train
+        else:
+            size = len(train[0]) if self.batch_size == "full" else int(self.batch_size)
+            batches = ArrayBatches(self.network.backend, *train, size, self.shuffle, net.seed)
+        return batches if self.transform is None else Transformed(batches, self.transform, self._sample, net.seed)
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def _run(self, train: Arrays | StreamBatches, held_out: Arrays | None) -> History:
+        network, arena, history = self.network, self.network.arena, History()
+        batches = self._batches(train)
+        factor = None if self.schedule is None else schedules.bind(self.schedule, len(batches) * self.epochs or None)
+        self.optimizer.attach(network.backend, arena)
+        start, best = Snapshot(self), None
+        if self.early_stopping:
+            self.early_stopping.start()
+        self._step = 0
+        progress = Progress.of(self.verbose, self.net, self.epochs, len(batches))
+        for callback in self.callbacks:
+            callback.on_fit_begin(self.net)
+        with progress, interruptible() as interrupted:
+            for epoch in range(1, self.epochs + 1):
+                start.take()
+                began = time.perf_counter()
+                costs = self._epoch(batches, factor, progress, interrupted)
+                loss, rows = costs.mean(network.loss.reduction)
+                trained = time.perf_counter()
+                if not self._all_finite(costs):
+                    start.restore()
+                    raise DivergenceError(self._diagnose(batches, factor, epoch, start))
+                if not rows:  # interrupted before the epoch's first step
+                    break
+                record = {"epoch": epoch, "loss": loss, **self._validate(train, held_out)}
+                record |= {"learning_rate": self._rate(factor, self._step - 1) or self.optimizer.learning_rate}
+                record |= {"seconds": time.perf_counter() - began, "samples_per_second": rows / (trained - began)}
+                history.records.append(record)
+                progress.epoch(record)
+                network.epochs += 1
+                if self.early_stopping and self.early_stopping.improved(record):
+                    best, history.best_epoch = network.backend.copied(arena.parameters, best), epoch
+                stop = [callback.on_epoch_end(self.net, record) for callback in self.callbacks]
+                if interrupted():
+                    break
+                if any(wish is True for wish in stop):
+                    history.stopped = "callback"
+                    break
+                if self.early_stopping and self.early_stopping.exhausted:
+                    history.stopped = "early stopping"
+                    break
+            if interrupted():
+                history.stopped = "interrupted"
+            elif best is not None and self.early_stopping and self.early_stopping.restore_best:
+                network.backend.copy(best, arena.parameters)
+            progress.finished(history)
+        for callback in self.callbacks:
+            callback.on_fit_end(self.net, history)
+        return history
+
+    def _epoch(self, batches: Any, factor: Any, progress: Progress, interrupted: Callable[[], bool]) -> "Costs":
+        network = self.network
+        costs = Costs(network.backend, network.dtype)
+        for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs)):
+            cost, total_weight = costs.next(len(x), weights is not None)
+            network.update(x, targets, weights, self.optimizer, cost, self._rate(factor, self._step), self.clip_norm, total_weight)
+            self._step += 1
+            progress.step(step + 1)
+            for callback in self.callbacks:
+                callback.on_step_end(self.net, self._step, cost.copy())
+            if interrupted():
+                break
+        return costs
+
+    def _rate(self, factor: Callable[[int], float] | None, step: int) -> float | None:
+        return None if factor is None else self.optimizer.learning_rate * float(factor(step))
+
+    def _validate(self, train: Arrays | StreamBatches, held_out: Arrays | None) -> dict[str, float]:
+        """Metrics after the epoch, with dropout off: of the training data where it is at hand, and of the validation data."""
+        record: dict[str, float] = {}
+        if self.metrics and not isinstance(train, StreamBatches):
+            record = {name: value for name, value in self.network.score(*train, self.metrics).items() if name != "loss"}
+        if held_out is not None:
+            record |= {f"validation_{name}": value for name, value in self.network.score(*held_out, self.metrics).items()}
+        return record
+
+    # -- divergence ----------------------------------------------------------------------------------------------------
+
+    def _all_finite(self, costs: "Costs") -> bool:
+        backend, parameters = self.network.backend, self.network.arena.parameters
+        norm = backend.empty((), self.network.dtype)
+        backend.run(squared_norm, parameters, norm)
+        return costs.finite and bool(np.isfinite(backend.to_numpy(norm)))
+
+    def _diagnose(self, batches: Any, factor: Any, epoch: int, start: "Snapshot") -> str:
+        """Replay the epoch, looking at every step, to name the step and the layer; the network is left as the epoch began."""
+        network, found = self.network, "the replayed epoch was finite, so the batches or a transform are not reproducible"
+        for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
+            cost = network.backend.empty((), network.dtype)
+            network.update(x, targets, weights, self.optimizer, cost, self._rate(factor, self._step), self.clip_norm)
+            self._step += 1
+            culprit = network.not_finite(cost, len(x))
+            if culprit:
+                found = f"at step {step} {culprit}"
+                break
+        start.restore()
+        return (
+            f"training diverged in epoch {epoch}: {found}. The network is back at the {'end of epoch ' + str(epoch - 1) if epoch > 1 else 'start'}. "
+            f"Try a smaller learning rate (it was {self.optimizer.learning_rate:g}) or clip_norm=1.0, and check the scale of x"
+        )
+
+
+class Snapshot:
+    """What an epoch starts from: parameters, optimizer state and counters, kept on the device."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.network, self.optimizer = trainer, trainer.network, trainer.optimizer
+        self.kept: list[Array] = [None] * (1 + len(self.optimizer.state))
+
+    def _live(self) -> list[Array]:
+        return [self.network.arena.parameters, *self.optimizer.state.values()]
+
+    def take(self) -> None:
+        self.kept = [self.network.backend.copied(live, kept) for live, kept in zip(self._live(), self.kept, strict=True)]
+        self.counters = self.network.steps, self.optimizer.steps, self.trainer._step
+
+    def restore(self) -> None:
+        for kept, live in zip(self.kept, self._live(), strict=True):
+            self.network.backend.copy(kept, live)
+        self.network.steps, self.optimizer.steps, self.trainer._step = self.counters
+
+
+class Costs:
+    """Each step's cost and sum of weights; they stay on the device until the epoch asks for their mean."""
+
+    BLOCK = 1024
+
+    def __init__(self, backend: Any, dtype: str) -> None:
+        self.backend, self.dtype = backend, dtype
+        self.blocks: list[tuple[Array, Array]] = []
+        self.rows: list[int] = []
+        self.weighted: list[bool] = []
+
+    def next(self, rows: int, weighted: bool) -> tuple[Array, Array | None]:
+        """The 0-d places for the next step's cost and, where it has weights, their sum."""
+        place = len(self.rows) % self.BLOCK
+        if place == 0:
+            self.blocks.append((self.backend.zeros((self.BLOCK,), self.dtype), self.backend.zeros((self.BLOCK,), self.dtype)))
+        self.rows.append(rows)
+        self.weighted.append(weighted)
+        costs, totals = self.blocks[-1]
+        return costs[place, ...], totals[place, ...] if weighted else None
+
+    def _read(self, column: int) -> Any:
+        blocks = [self.backend.to_numpy(block[column]) for block in self.blocks]
+        return np.concatenate(blocks)[: len(self.rows)].astype(np.float64) if blocks else np.zeros(0)
+
+    def mean(self, reduction: str) -> tuple[float, int]:
+        """The epoch's loss, weighted over its batches (or summed, for reduction "sum"), and its number of rows."""
+        self.costs = self._read(0)
+        if reduction == "sum":
+            return float(self.costs.sum()), sum(self.rows)
+        weights = np.where(self.weighted, self._read(1), self.rows)
+        return float(self.costs @ weights / max(weights.sum(), np.finfo(np.float64).tiny)), sum(self.rows)
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.costs).all())
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, so that training ends with a whole step; a second one interrupts as usual."""
+    pressed = threading.Event()
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield pressed.is_set
+        return
+
+    def press(signum: int, frame: Any) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _count(name: str, value: Any, alternative: str = "") -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise DataError(f"{name} must be a positive integer{alternative}, got {value!r}")
+    return int(value)
+
+
+def _optimizer(spec: Any, learning_rate: float | None, weight_decay: float) -> Optimizer:
+    """An object as it is, or a fresh one by name with the settings given."""
+    if isinstance(spec, Optimizer):
+        if learning_rate is not None or weight_decay:
+            raise DataError(f"learning_rate and weight_decay belong to the optimizer object {spec!r}; set them there, or give its name")
+        return spec
+    optimizer = Optimizer.resolve(spec)
+    if learning_rate is not None:
+        optimizer.learning_rate = positive("learning_rate", learning_rate)
+    if positive("weight_decay", weight_decay, or_zero=True):  # 0 leaves the optimizer's own, as AdamW has one
+        optimizer.weight_decay = float(weight_decay)
+    return optimizer

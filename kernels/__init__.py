@@ -1,0 +1,1 @@
+"""CUDA sources, installed as the package gpubp.kernels."""
