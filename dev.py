@@ -115,8 +115,8 @@ def main(name="--help", *rest):
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):  # noqa: UP036
-        sys.exit("dev.py: gpubp needs Python 3.11 or newer; this is %s: %s" % (sys.version.split()[0], sys.executable))  # noqa: UP031
+    if sys.version_info < (3, 11):
+        sys.exit("dev.py: gpubp needs Python 3.11 or newer; this is %s: %s" % (sys.version.split()[0], sys.executable))
     try:
         main(*sys.argv[1:])
     except KeyboardInterrupt:

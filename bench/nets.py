@@ -1,4 +1,4 @@
-"""The nets that the benchmarks time, their data, and two yardsticks in NumPy: the GEMMs alone and a hand-written step."""
+"""The nets that the benchmarks time, their data, and two yardsticks in NumPy: the GEMMs alone and a whole step."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ A ratio is the median over rounds of (its time / gpubp's time in the same round)
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import multiprocessing
@@ -23,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.contenders import BUILDERS, CHECKED_STEPS, LOSS_TOLERANCE, MODULES, worker
+from bench.contenders import BUILDERS, CHECKED_STEPS, LOSS_TOLERANCE, MODULES, DifferentWorkError, worker
 from bench.nets import CELLS
 
 PEERS = ["torch", "torch-compile", "jax", "sklearn"]
@@ -32,11 +33,7 @@ SETTLE_SECONDS = 0.05
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-class DifferentWork(Exception):
-    """A contender did not compute what the reference computes: its time would mean nothing."""
-
-
-class Failed(Exception):
+class FailedError(Exception):
     """A contender could not be built or run."""
 
 
@@ -55,15 +52,18 @@ class Racer:
                 self.pipe.send((command, argument))
             verdict, answer = self.pipe.recv()
         except (EOFError, OSError) as error:
-            raise Failed(f"its process ended (exit code {self.process.exitcode})") from error
+            raise FailedError(f"its process ended (exit code {self.process.exitcode})") from error
         if verdict == "different":
-            raise DifferentWork(f"{self.name} does not compute what the reference computes: {answer}")
+            raise DifferentWorkError(f"{self.name} does not compute what the reference computes: {answer}")
         if verdict == "failed":
-            raise Failed(*answer)
+            raise FailedError(*answer)
         return answer
 
 
-# SEE_MEASURED
+# One process each: in a shared one, a library's idle threads spin into the next one's turn, and the OpenMP runtime, the
+# thread counts and the environment are the first one's. On 2 cores, sharing made PyTorch's step of 784-128-10 at 32
+# rows 1.2 to 1.7 times slower, with the pause or without (the others were the same within noise): it would have
+# flattered us.
 def start(names: list[str], threads: int) -> list[Racer]:
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
@@ -82,10 +82,8 @@ def start(names: list[str], threads: int) -> list[Racer]:
 
 def stop(racers: list[Racer]) -> None:
     for racer in racers:
-        try:
+        with contextlib.suppress(OSError):
             racer.pipe.send(("stop", None))
-        except OSError:
-            pass
         racer.process.join(5)
         if racer.process.is_alive():
             racer.process.kill()
@@ -123,7 +121,7 @@ def run_cell(cell: str, racers: list[Racer], rounds: int, seconds: float) -> dic
         try:
             built = racer.ask("build", cell)
             per_step = racer.ask("calibrate", max(0.02, seconds / rounds / 2))
-        except Failed as error:
+        except FailedError as error:
             result["left_out"][racer.name] = list(error.args)
             say(f"{cell}: {racer.name} is left out: {error.args[0]}")
             continue
@@ -230,7 +228,9 @@ def main(arguments: list[str] | None = None) -> int:
             if name not in known:
                 parser.error(f"there is no {what} {name!r}; choose from {', '.join(known)}")
     if not cells or options.rounds < 1 or options.seconds <= 0 or not 1 <= options.threads <= cores():
-        parser.error(f"--cells needs a name, --rounds and --seconds a positive number, --threads one from 1 to {cores()}")
+        parser.error(
+            f"--cells needs a name, --rounds and --seconds a positive number, --threads one from 1 to {cores()}"
+        )
 
     names = [n for n in BUILDERS if n in ("gemms", "numpy", "gpubp") or n in peers]
     left_out = {n: "not installed" for n in names if n in MODULES and importlib.util.find_spec(MODULES[n]) is None}
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"{cell}: the same losses to {LOSS_TOLERANCE:g} after {CHECKED_STEPS} steps: {agreed}")
             if (result["foreign_load"] or 0) > 0.05:
                 say(f"{cell}: others use {result['foreign_load']:.0%} of this machine: do not trust these figures")
-    except DifferentWork as error:
+    except DifferentWorkError as error:
         say(f"refused: {error}")
         return 1
     finally:

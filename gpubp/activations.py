@@ -12,7 +12,10 @@ from gpubp.kernel import Array, Kernel, elementwise, rowwise
 from gpubp.registry import Component
 
 SOURCE = "activations.cuh"
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934  # Klambauer et al. 2017, "Self-Normalizing Neural Networks"
+SELU_ALPHA, SELU_SCALE = (
+    1.6732632423543772848,
+    1.0507009873554804934,
+)  # Klambauer et al. 2017, "Self-Normalizing Neural Networks"
 GELU_SLOPE, GELU_CUBIC = sqrt(2 / pi), 0.044715  # Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"
 
 
@@ -26,9 +29,11 @@ class Activation(Component):
     forward: ClassVar[Kernel]  # "z, b -> y", or "z, b -> z, y" where z (with its bias) is what is saved
     delta: ClassVar[Kernel | None]  # "dy, y -> dz" or "dy, z -> dz"; None where f' = 1
     saves: ClassVar[Literal["y", "z"]] = "y"
-    analytic: ClassVar[bool] = False  # f is analytic near the real axis and its body is complex-safe: gradients are checked by complex step
+    analytic: ClassVar[bool] = (
+        False  # f is analytic near the real axis and its body is complex-safe: gradients are checked by complex step
+    )
     initializer: ClassVar[str] = "xavier_uniform"
-    range: ClassVar[tuple[float, float]] = (-inf, inf)  # of f; a loss asks whether it can be given such outputs
+    range: ClassVar[tuple[float, float]] = (-inf, inf)  # an open interval that f stays inside; a loss asks for it
 
     @property
     def parameters(self) -> tuple[float, ...]:
@@ -50,9 +55,9 @@ class Identity(Activation):
 def bias_sigmoid(xp: Any, z: Array, b: Array, y: Array) -> None:
     xp.add(z, b, out=y)
     xp.negative(y, out=y)
-    xp.exp(y, out=y)  # overflows to inf, whose reciprocal is the right 0
+    xp.exp(y, out=y)  # overflows to inf, and 1 / inf is the right 0
     xp.add(y, 1, out=y)
-    xp.reciprocal(y, out=y)
+    xp.divide(1, y, out=y)
 
 
 @elementwise("dy, y -> dz", source=SOURCE, scratch=1)
@@ -103,7 +108,7 @@ class ReLU(Activation):
     """f(z) = max(z, 0), f' = 1 for z > 0, else 0."""
 
     name = "relu"
-    forward, delta, initializer, range = bias_relu, relu_delta, "he_uniform", (0.0, inf)
+    forward, delta, initializer = bias_relu, relu_delta, "he_uniform"
 
 
 @elementwise("z, b, slope -> y", scratch=1)
@@ -226,7 +231,7 @@ def silu_delta(xp: Any, dy: Array, z: Array, dz: Array, sigmoid: Array, s: Array
     xp.negative(z, out=sigmoid)
     xp.exp(sigmoid, out=sigmoid)
     xp.add(sigmoid, 1, out=sigmoid)
-    xp.reciprocal(sigmoid, out=sigmoid)
+    xp.divide(1, sigmoid, out=sigmoid)
     xp.subtract(1, sigmoid, out=s)
     xp.multiply(s, z, out=s)
     xp.add(s, 1, out=s)
@@ -303,10 +308,10 @@ class Exp(Activation):
 def bias_softmax(xp: Any, z: Array, b: Array, y: Array, s: Array) -> None:
     column = s[:, :1]
     xp.add(z, b, out=y)
-    xp.max(y.real, axis=1, keepdims=True, out=column)
+    y.real.max(axis=1, keepdims=True, out=column)
     xp.subtract(y, column, out=y)
     xp.exp(y, out=y)
-    xp.sum(y, axis=1, keepdims=True, out=column)
+    y.sum(axis=1, keepdims=True, out=column)
     xp.divide(y, column, out=y)
 
 
@@ -314,7 +319,7 @@ def bias_softmax(xp: Any, z: Array, b: Array, y: Array, s: Array) -> None:
 def softmax_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array, r: Array) -> None:
     column = r[:, :1]
     xp.multiply(dy, y, out=s)
-    xp.sum(s, axis=1, keepdims=True, out=column)
+    s.sum(axis=1, keepdims=True, out=column)
     xp.subtract(dy, column, out=dz)
     xp.multiply(dz, y, out=dz)
 

@@ -54,7 +54,9 @@ class EarlyStopping:
     to rise, everything else to fall.
     """
 
-    def __init__(self, patience: int = 10, monitor: str | None = None, min_delta: float = 0.0, restore_best: bool = True) -> None:
+    def __init__(
+        self, patience: int = 10, monitor: str | None = None, min_delta: float = 0.0, restore_best: bool = True
+    ) -> None:
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
             raise DataError(f"early_stopping needs a patience of at least 1 epoch, got {patience!r}")
         if not min_delta >= 0:

@@ -60,11 +60,13 @@ def load_model(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Any], li
             if "gpubp" not in metadata:
                 raise ModelFileError(f"{str(path)!r} is a safetensors file, but not one that gpubp wrote")
             state = json.loads(metadata["gpubp"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise ModelFileError(f"cannot read {str(path)!r} as a gpubp model: {error}") from None
     if state.get("format") != FORMAT:
-        raise ModelFileError(f"{str(path)!r} has format {state.get('format')!r}, and this gpubp reads format {FORMAT}; upgrade gpubp")
+        raise ModelFileError(
+            f"{str(path)!r} has format {state.get('format')!r}, and this gpubp reads format {FORMAT}; upgrade gpubp"
+        )
     depth = len(state["structure"]["activations"])
     try:
         weights = [np.ascontiguousarray(tensors[f"{2 * layer}.weight"].T) for layer in range(depth)]

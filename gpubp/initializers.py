@@ -12,7 +12,7 @@ from gpubp.registry import Component
 class Initializer(Component):
     """Draws a weight matrix of shape (inputs, outputs); biases start at 0."""
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         raise NotImplementedError
 
 
@@ -24,7 +24,7 @@ class Uniform(Initializer):
             raise DataError(f"scale must be positive, got {scale!r}")
         self.scale = scale
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return generator.uniform(-self.scale, self.scale, (inputs, outputs))
 
 
@@ -36,54 +36,54 @@ class Normal(Initializer):
             raise DataError(f"scale must be positive, got {scale!r}")
         self.scale = scale
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return generator.normal(0, self.scale, (inputs, outputs))
 
 
 class XavierUniform(Initializer):
     """Variance 2 / (inputs + outputs), uniform; Glorot and Bengio 2010."""
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return Uniform(sqrt(6 / (inputs + outputs))).draw(generator, inputs, outputs)
 
 
 class XavierNormal(Initializer):
     """Variance 2 / (inputs + outputs), normal; Glorot and Bengio 2010."""
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return Normal(sqrt(2 / (inputs + outputs))).draw(generator, inputs, outputs)
 
 
 class HeUniform(Initializer):
     """Variance 2 / inputs, uniform; He et al. 2015."""
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return Uniform(sqrt(6 / inputs)).draw(generator, inputs, outputs)
 
 
 class HeNormal(Initializer):
     """Variance 2 / inputs, normal; He et al. 2015."""
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return Normal(sqrt(2 / inputs)).draw(generator, inputs, outputs)
 
 
 class LecunUniform(Initializer):
     """Variance 1 / inputs, uniform; LeCun et al. 1998."""
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return Uniform(sqrt(3 / inputs)).draw(generator, inputs, outputs)
 
 
 class LecunNormal(Initializer):
     """Variance 1 / inputs, normal; LeCun et al. 1998."""
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return Normal(sqrt(1 / inputs)).draw(generator, inputs, outputs)
 
 
 class Zeros(Initializer):
     """W = 0: every unit of a layer then learns the same, which is what a textbook shows it for."""
 
-    def draw(self, generator: np.random.Generator, inputs: int, outputs: int) -> Any:
+    def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return np.zeros((inputs, outputs))

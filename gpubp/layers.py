@@ -15,7 +15,7 @@ class Parameters:
     """One layer's views into the arena, and its constant mask."""
 
     weight: Array  # (inputs, outputs)
-    bias: Array | float  # (outputs,); a layer without bias adds 0.0
+    bias: Array  # (outputs,); zeros for a layer without
     weight_grad: Array
     bias_grad: Array | None
     mask: Array | None

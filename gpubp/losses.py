@@ -55,12 +55,12 @@ class Loss(Component):
 def weighted_sum(xp: Any, loss: Array, w: Array, total: Array, s: Array) -> None:
     """total = Σ wᵢ ℓᵢ."""
     xp.multiply(loss, w, out=s)
-    xp.sum(s, out=total)
+    s.sum(out=total)
 
 
 @reduction("w -> total")
 def weight_sum(xp: Any, w: Array, total: Array) -> None:
-    xp.sum(w, out=total)
+    w.sum(out=total)
 
 
 @elementwise("w, total -> factor")
@@ -73,7 +73,7 @@ def weight_factor(xp: Any, w: Array, total: Array, factor: Array) -> None:
 def squared_error(xp: Any, o: Array, t: Array, w: Array, factor: float, do: Array, loss: Array, s: Array) -> None:
     xp.subtract(o, t, out=do)
     xp.multiply(do, do, out=s)
-    xp.sum(s, axis=1, keepdims=True, out=loss)
+    s.sum(axis=1, keepdims=True, out=loss)
     xp.multiply(loss, factor, out=loss)
     xp.multiply(do, w, out=do)
     xp.multiply(do, 2 * factor, out=do)
@@ -97,7 +97,7 @@ class SquaredError(Loss):
 def absolute_error(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array, s: Array) -> None:
     xp.subtract(o, t, out=do)
     xp.absolute(do, out=s)
-    xp.sum(s, axis=1, keepdims=True, out=loss)
+    s.sum(axis=1, keepdims=True, out=loss)
     xp.sign(do, out=do)
     xp.multiply(do, w, out=do)
 
@@ -116,7 +116,7 @@ def huber(xp: Any, o: Array, t: Array, w: Array, delta: float, do: Array, loss: 
     xp.multiply(do, 0.5, out=s)
     xp.subtract(e, s, out=s)
     xp.multiply(s, do, out=s)
-    xp.sum(s, axis=1, keepdims=True, out=loss)
+    s.sum(axis=1, keepdims=True, out=loss)
     xp.multiply(do, w, out=do)
 
 
@@ -145,7 +145,7 @@ def quantile(xp: Any, o: Array, t: Array, w: Array, q: float, do: Array, loss: A
     xp.add(do, s, out=do)
     xp.multiply(do, 0.5, out=do)  # 1 − q above the target, −q below it, 0 on it
     xp.multiply(e, do, out=e)
-    xp.sum(e, axis=1, keepdims=True, out=loss)
+    e.sum(axis=1, keepdims=True, out=loss)
     xp.multiply(do, w, out=do)
 
 
@@ -171,7 +171,7 @@ def poisson(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array, s: Ar
     xp.log(do, out=s)
     xp.multiply(s, t, out=s)
     xp.subtract(o, s, out=s)
-    xp.sum(s, axis=1, keepdims=True, out=loss)
+    s.sum(axis=1, keepdims=True, out=loss)
     xp.divide(t, do, out=do)
     xp.subtract(1, do, out=do)
     xp.multiply(do, w, out=do)
@@ -184,7 +184,7 @@ def exp_poisson(xp: Any, z: Array, b: Array, t: Array, w: Array, y: Array, dz: A
     xp.multiply(y, t, out=s)
     xp.exp(y, out=y)
     xp.subtract(y, s, out=s)
-    xp.sum(s, axis=1, keepdims=True, out=loss)
+    s.sum(axis=1, keepdims=True, out=loss)
     xp.subtract(y, t, out=dz)
     xp.multiply(dz, w, out=dz)
 
@@ -216,7 +216,7 @@ def binary_cross_entropy(
     xp.multiply(q, u, out=q)
     xp.add(p, q, out=p)
     xp.negative(p, out=p)
-    xp.sum(p, axis=1, keepdims=True, out=loss)
+    p.sum(axis=1, keepdims=True, out=loss)
 
 
 @rowwise("z[], b[], t[], w -> y[], dz[], loss", scratch=1)
@@ -233,11 +233,11 @@ def sigmoid_cross_entropy(
     xp.exp(s, out=s)
     xp.log1p(s, out=s)
     xp.add(dz, s, out=dz)
-    xp.sum(dz, axis=1, keepdims=True, out=loss)
+    dz.sum(axis=1, keepdims=True, out=loss)
     xp.negative(y, out=y)
     xp.exp(y, out=y)
     xp.add(y, 1, out=y)
-    xp.reciprocal(y, out=y)
+    xp.divide(1, y, out=y)
     xp.subtract(y, t, out=dz)
     xp.multiply(dz, w, out=dz)
 
@@ -255,28 +255,32 @@ def cross_entropy(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array,
     xp.log(do, out=s)
     xp.multiply(s, t, out=s)
     xp.negative(s, out=s)
-    xp.sum(s, axis=1, keepdims=True, out=loss)
+    s.sum(axis=1, keepdims=True, out=loss)
     xp.divide(t, do, out=do)
     xp.negative(do, out=do)
     xp.multiply(do, w, out=do)
 
 
-@rowwise("z[], b[], t[], w -> y[], dz[], loss", scratch=1)
+@rowwise("z[], b[], t[], w -> y[], dz[], loss", scratch=2)
 def softmax_cross_entropy(
-    xp: Any, z: Array, b: Array, t: Array, w: Array, y: Array, dz: Array, loss: Array, s: Array
+    xp: Any, z: Array, b: Array, t: Array, w: Array, y: Array, dz: Array, loss: Array, s: Array, r: Array
 ) -> None:
     """y = softmax(z), ℓ = log Σ eᶻ − Σ t z, ∂C/∂z = w (y − t); the rows of t sum to 1."""
-    column = s[:, :1]
-    xp.add(z, b, out=y)
-    xp.max(y.real, axis=1, keepdims=True, out=column)
-    xp.subtract(y, column, out=y)
-    xp.multiply(y, t, out=dz)
-    xp.sum(dz, axis=1, keepdims=True, out=loss)
-    xp.exp(y, out=y)
-    xp.sum(y, axis=1, keepdims=True, out=column)
-    xp.divide(y, column, out=y)
-    xp.log(column, out=column)
-    xp.subtract(column, loss, out=loss)
+    # Transposed, because NumPy sums 10 long rows much faster than 4096 short ones: 137 µs for 554 at 4096 x 10.
+    rows, classes = z.shape
+    shifted, scratch, row = s.reshape(classes, rows), r.reshape(classes, rows), loss.reshape(rows)
+    total = scratch[0]
+    xp.add(z.T, b[:, None], out=shifted)
+    shifted.real.max(axis=0, out=row)
+    xp.subtract(shifted, row, out=shifted)
+    xp.multiply(shifted, t.T, out=scratch)
+    scratch.sum(axis=0, out=row)
+    xp.exp(shifted, out=shifted)
+    shifted.sum(axis=0, out=total)
+    xp.divide(shifted, total, out=shifted)
+    xp.log(total, out=total)
+    xp.subtract(total, row, out=row)
+    y[...] = shifted.T
     xp.subtract(y, t, out=dz)
     xp.multiply(dz, w, out=dz)
 

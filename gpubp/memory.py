@@ -18,9 +18,13 @@ class Arena:
     The gaps that alignment leaves are zero and stay zero: every optimizer leaves a zero parameter with a zero gradient where it is.
     """
 
-    def __init__(self, backend: "Backend", sizes: list[int], use_bias: list[bool], dtype: Any, owner: object = None) -> None:
+    def __init__(
+        self, backend: "Backend", sizes: list[int], use_bias: list[bool], dtype: Any, owner: object = None
+    ) -> None:
         self.backend = backend
-        self.owner = owner or object()  # stays with a network that moves to another device, and its optimizer's state with it
+        self.owner = (
+            owner or object()
+        )  # stays with a network that moves to another device, and its optimizer's state with it
         shapes: list[tuple[int, ...]] = list(zip(sizes, sizes[1:], strict=False))
         shapes += [(width,) for width, wanted in zip(sizes[1:], use_bias, strict=True) if wanted]
         itemsize = backend.itemsize(dtype)
@@ -36,7 +40,9 @@ class Arena:
         self.weight_gradients = self.gradients[:weights_end]
 
         def views(flat: Array) -> tuple[list[Array], list[Array | None]]:
-            cut = [flat[start : start + prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=True)]
+            cut = [
+                flat[start : start + prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=True)
+            ]
             biases = iter(cut[depth:])
             return cut[:depth], [next(biases) if wanted else None for wanted in use_bias]
 

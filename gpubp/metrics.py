@@ -56,12 +56,16 @@ METRICS: dict[str, Callable[[Any, Any, Any], float]] = {"accuracy": accuracy, "r
 REGRESSION = ("rmse", "mae", "r2")
 
 
+def _unweighted(metric: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], float]:
+    return lambda targets, outputs, weights: float(metric(targets, outputs))
+
+
 def resolve(metrics: Any) -> dict[str, Callable[[Any, Any, Any], float]]:
     """Names and functions (targets, outputs) -> float as one table of functions (targets, outputs, weights) -> float."""
     table: dict[str, Callable[[Any, Any, Any], float]] = {}
     for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
         if callable(metric):
-            table[getattr(metric, "__name__", "metric")] = lambda t, o, w, own=metric: float(own(t, o))
+            table[getattr(metric, "__name__", "metric")] = _unweighted(metric)
         elif metric in METRICS:
             table[metric] = METRICS[metric]
         else:

@@ -14,12 +14,13 @@ from gpubp.activations import Activation
 from gpubp.backends import get_backend
 from gpubp.data.arrays import as_matrix, as_weights, check_finite, returner
 from gpubp.errors import DataError, DeviceError, ShapeError
+from gpubp.history import History
 from gpubp.kernel import Array
 from gpubp.losses import Loss
 from gpubp.network import Network
 from gpubp.optimizers import Optimizer
 from gpubp.structure import Structure
-from gpubp.training import History, Trainer
+from gpubp.training import Trainer
 
 
 @dataclass
@@ -84,7 +85,9 @@ class MLP:
         structure = Structure.build(sizes, activation, output, loss, use_bias, masks, dropout, init, dtype)
         backend = get_backend(device)
         if precision is not None:
-            raise DeviceError(f"precision={precision!r} needs CUDA tensor cores, and this network is on {backend.name}; leave it out")
+            raise DeviceError(
+                f"precision={precision!r} needs CUDA tensor cores, and this network is on {backend.name}; leave it out"
+            )
         self._adopt(Network(structure, backend, _seed(seed)))
         self._network.draw()
 
@@ -117,6 +120,11 @@ class MLP:
         return self._network.backend.name
 
     @property
+    def fallback(self) -> str | None:
+        """Why device="auto" gave the CPU; None where it did not."""
+        return self._network.backend.fallback
+
+    @property
     def seed(self) -> int:
         return self._network.seed
 
@@ -137,7 +145,9 @@ class MLP:
     def __repr__(self) -> str:
         names = " → ".join(activation.name for activation in self.activations)
         sizes = "-".join(map(str, self.sizes))
-        return f"MLP({sizes}, {names}, {self.loss.name}, {self.dtype}, {self.device}, {self.parameter_count:,} parameters)"
+        return (
+            f"MLP({sizes}, {names}, {self.loss.name}, {self.dtype}, {self.device}, {self.parameter_count:,} parameters)"
+        )
 
     def get_parameters(self) -> tuple[list[Any], list[Any]]:
         """(weights, biases) as NumPy copies; a missing bias is None."""
@@ -165,7 +175,9 @@ class MLP:
                 continue
             shape = None if value is None else np.shape(value)
             if view is None or shape != view.shape:
-                raise ShapeError(f"{name}[{layer}] has shape {shape}, but {'no bias' if view is None else view.shape} is needed")
+                raise ShapeError(
+                    f"{name}[{layer}] has shape {shape}, but {'no bias' if view is None else view.shape} is needed"
+                )
             array = self._network.backend.asarray(value, self.dtype)
             check_finite(f"{name}[{layer}]", array, self._network.backend.xp)
             pairs.append((view, array))
@@ -193,7 +205,9 @@ class MLP:
     def predict_proba(self, x: Any) -> Any:
         """Class probabilities (N, K); one sigmoid gives (N, 2). DataError for a regression."""
         with self._session() as network:
-            return self._given_back(x, network.targets.probabilities(network.backend.to_numpy(network.outputs(self._inputs(x)))))
+            return self._given_back(
+                x, network.targets.probabilities(network.backend.to_numpy(network.outputs(self._inputs(x))))
+            )
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """{"loss", "accuracy"} of a classifier, {"loss", "rmse", "mae", "r2"} of a regression; updates nothing."""
@@ -378,7 +392,9 @@ def _seed(seed: int | None) -> int:
 def _object(optimizer: Any) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
-    raise DataError(f"optimizer must be an object such as gpubp.SGD(0.1), got {optimizer!r}: a name would start afresh at every step")
+    raise DataError(
+        f"optimizer must be an object such as gpubp.SGD(0.1), got {optimizer!r}: a name would start afresh at every step"
+    )
 
 
 def _batch_size(batch_size: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ class Network:
         self.layers = [Dense(activation) for activation in structure.activations]
         self.dropouts = [Dropout(rate, seed, layer) if rate else None for layer, rate in enumerate(structure.dropout)]
         masks = [None if mask is None else backend.asarray(mask, structure.dtype) for mask in structure.masks]
+        zeros = partial(backend.zeros, dtype=structure.dtype)
         self.parameters = [
-            Parameters(weight, 0.0 if bias is None else bias, weight_grad, bias_grad, mask)
+            Parameters(weight, zeros(weight.shape[1:]) if bias is None else bias, weight_grad, bias_grad, mask)
             for weight, bias, weight_grad, bias_grad, mask in zip(
                 arena.weights, arena.biases, arena.weight_grads, arena.bias_grads, masks, strict=True
             )
@@ -107,8 +109,14 @@ class Network:
         empty, dtype = self.backend.empty, self.dtype
         widths = self.structure.sizes[1:]
         layers = [Slot(*(empty((rows, width), dtype) for _ in range(4))) for width in widths]
-        columns = [empty((rows, 1), dtype) for _ in range(2)]
-        return Batch(layers, empty((rows, widths[-1]), dtype), *columns, empty((), dtype), [None] * len(layers))
+        return Batch(
+            layers,
+            targets=empty((rows, widths[-1]), dtype),
+            losses=empty((rows, 1), dtype),
+            factors=empty((rows, 1), dtype),
+            total=empty((), dtype),
+            inputs=[None] * len(layers),
+        )
 
     def factor(self, weights: Array | None, rows: int, batch: Batch) -> Array | float:
         """Each sample's factor in the cost: w / Σ w for a mean, w for a sum; one number where all weigh the same."""
@@ -134,11 +142,21 @@ class Network:
         return x
 
     def forward(self, x: Array, batch: Batch) -> Array:
-        return self.layers[-1].forward(self.backend, self.parameters[-1], self._hidden(x, batch, None), batch.layers[-1])
+        return self.layers[-1].forward(
+            self.backend, self.parameters[-1], self._hidden(x, batch, None), batch.layers[-1]
+        )
 
-    def forward_with_loss(self, x: Array, targets: Array, factor: Array | float, batch: Batch, step: int | None = None) -> None:
+    def forward_with_loss(
+        self, x: Array, targets: Array, factor: Array | float, batch: Batch, step: int | None = None
+    ) -> None:
         """The forward pass, each sample's loss, and the output layer's delta: in one kernel where loss and activation belong together."""
-        backend, dense, params, slot, loss = self.backend, self.layers[-1], self.parameters[-1], batch.layers[-1], self.loss
+        backend, dense, params, slot, loss = (
+            self.backend,
+            self.layers[-1],
+            self.parameters[-1],
+            batch.layers[-1],
+            self.loss,
+        )
         if targets.ndim == 1:
             backend.one_hot(targets, batch.targets)
             targets = batch.targets
@@ -155,7 +173,12 @@ class Network:
     def backward(self, batch: Batch, step: int | None = None, input_grad: Array | None = None) -> None:
         """From the output layer's delta down to all gradients in the arena."""
         for layer in range(len(self.layers) - 1, -1, -1):
-            dense, params, slot, dropout = self.layers[layer], self.parameters[layer], batch.layers[layer], self.dropouts[layer]
+            dense, params, slot, dropout = (
+                self.layers[layer],
+                self.parameters[layer],
+                batch.layers[layer],
+                self.dropouts[layer],
+            )
             if layer < len(self.layers) - 1:
                 dense.delta(self.backend, slot)
             dx = batch.layers[layer - 1].dy if layer else input_grad
@@ -194,7 +217,10 @@ class Network:
         def bad(a: Array) -> bool:
             return not bool(self.backend.xp.isfinite(a).all())
 
-        names = [f"layer {layer} of {len(self.layers)} ({dense.activation.name})" for layer, dense in enumerate(self.layers, 1)]
+        names = [
+            f"layer {layer} of {len(self.layers)} ({dense.activation.name})"
+            for layer, dense in enumerate(self.layers, 1)
+        ]
         for name, slot in zip(names, self.batch(rows, True).layers, strict=True):
             if bad(slot.y):
                 return f"the outputs of {name} are not finite"
@@ -233,19 +259,26 @@ class Network:
             self.backend.copy(self.forward(x[rows], self.batch(rows.stop - rows.start, False)), outputs[rows])
         return outputs
 
-    def score(self, x: Array, targets: Array, weights: Array | None, table: dict[str, Callable[..., float]]) -> dict[str, float]:
+    def score(
+        self, x: Array, targets: Array, weights: Array | None, table: dict[str, Callable[..., float]]
+    ) -> dict[str, float]:
         """Loss and metrics of device arrays, dropout off."""
         backend = self.backend
-        outputs, losses = backend.empty((len(x), self.structure.sizes[-1]), self.dtype), backend.empty((len(x), 1), self.dtype)
+        outputs = backend.empty((len(x), self.structure.sizes[-1]), self.dtype)
+        losses = backend.empty((len(x), 1), self.dtype)
         for rows in self._chunks(len(x)):
             batch = self.batch(rows.stop - rows.start, False)
             self.forward_with_loss(x[rows], targets[rows], 1.0, batch)
             backend.copy(batch.layers[-1].y, outputs[rows])
             backend.copy(batch.losses, losses[rows])
-        host = [None if a is None else backend.to_numpy(a) for a in (losses, targets, outputs, weights)]
-        sample_losses, t, o, w = (None if a is None else a if a.dtype == np.int64 else a.astype(np.float64) for a in host)
-        w = None if w is None else w[:, 0]
-        total = sample_losses[:, 0].sum() if w is None else w @ sample_losses[:, 0]
+
+        def host(a: Array) -> Any:
+            a = backend.to_numpy(a)
+            return a if a.dtype == np.int64 else a.astype(np.float64)
+
+        t, o, sample_losses = host(targets), host(outputs), host(losses)[:, 0]
+        w = None if weights is None else host(weights)[:, 0]
+        total = sample_losses.sum() if w is None else w @ sample_losses
         if self.loss.reduction == "mean":
             total /= max(len(x) if w is None else w.sum(), np.finfo(np.float64).tiny)
         return {"loss": float(total), **{name: metric(t, o, w) for name, metric in table.items()}}

@@ -69,10 +69,18 @@ class Optimizer(Component):
         if self._arena is arena:
             return
         if self.state and self._arena is not None and self._arena.owner is not arena.owner:
-            raise DataError("this optimizer holds the state of another network; give each network its own, or call optimizer.reset() first")
+            raise DataError(
+                "this optimizer holds the state of another network; give each network its own, or call optimizer.reset() first"
+            )
         like, held = arena.parameters, self._arena
-        moved = {name: backend.asarray(held.backend.to_numpy(value), like.dtype) for name, value in self.state.items()} if held else {}
-        self.state = {name: moved[name] if name in moved else backend.zeros(like.shape, like.dtype) for name in self.state_names}
+        moved = (
+            {name: backend.asarray(held.backend.to_numpy(value), like.dtype) for name, value in self.state.items()}
+            if held
+            else {}
+        )
+        self.state = {
+            name: moved[name] if name in moved else backend.zeros(like.shape, like.dtype) for name in self.state_names
+        }
         self._arena = arena
 
     def update(self, backend: Backend, arena: Arena, learning_rate: float | None = None) -> None:
@@ -92,11 +100,12 @@ class Optimizer(Component):
 
 def positive(name: str, value: Any, or_zero: bool = False, below: float = inf) -> float:
     """A setting that must be a number in (0, below), or [0, below)."""
-    ok = isinstance(value, Real) and not isinstance(value, bool) and (0 < value < below or (or_zero and value == 0))
-    if not ok:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -inf
+    if not (0 < number < below or (or_zero and number == 0)):
         low = "at least 0" if or_zero else "greater than 0"
-        raise DataError(f"{name} must be a number {low}" + (f" and below {below:g}" if below < inf else "") + f", got {value!r}")
-    return float(value)
+        high = f" and below {below:g}" if below < inf else ""
+        raise DataError(f"{name} must be a number {low}{high}, got {value!r}")
+    return number
 
 
 @elementwise("p, g, rate -> p", scratch=1)
@@ -126,7 +135,9 @@ def sgd_nesterov(xp: Any, p: Array, v: Array, g: Array, rate: float, momentum: f
 class SGD(Optimizer):
     """p −= rate · g; with momentum μ, v = μ v + g and p −= rate · v, or rate · (g + μ v) after Nesterov."""
 
-    def __init__(self, learning_rate: float = 0.1, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, learning_rate: float = 0.1, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(learning_rate, weight_decay)
         self.momentum, self.nesterov = positive("momentum", momentum, or_zero=True, below=1), nesterov
         if nesterov and not momentum:
@@ -165,7 +176,9 @@ class RMSprop(Optimizer):
     name = "rmsprop"
     state_names = ("v",)
 
-    def __init__(self, learning_rate: float = 0.001, alpha: float = 0.99, epsilon: float = 1e-8, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, learning_rate: float = 0.001, alpha: float = 0.99, epsilon: float = 1e-8, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(learning_rate, weight_decay)
         self.alpha, self.epsilon = positive("alpha", alpha, or_zero=True, below=1), positive("epsilon", epsilon)
 
@@ -195,7 +208,17 @@ class Adagrad(Optimizer):
 
 @elementwise("p, m, v, g, rate, beta1, beta2, epsilon, root -> p, m, v", scratch=1)
 def adam(
-    xp: Any, p: Array, m: Array, v: Array, g: Array, rate: float, beta1: float, beta2: float, epsilon: float, root: float, s: Array
+    xp: Any,
+    p: Array,
+    m: Array,
+    v: Array,
+    g: Array,
+    rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    root: float,
+    s: Array,
 ) -> None:
     """rate and root carry the bias corrections: rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ)."""
     xp.multiply(m, beta1, out=m)
@@ -227,14 +250,19 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate, weight_decay)
-        self.beta1, self.beta2 = positive("beta1", beta1, or_zero=True, below=1), positive("beta2", beta2, or_zero=True, below=1)
+        self.beta1, self.beta2 = (
+            positive("beta1", beta1, or_zero=True, below=1),
+            positive("beta2", beta2, or_zero=True, below=1),
+        )
         self.epsilon = positive("epsilon", epsilon)
 
     def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
         rate /= 1 - self.beta1**self.steps
         root = (1 - self.beta2**self.steps) ** -0.5
         state = self.state
-        backend.run(adam, parameters, state["m"], state["v"], gradients, rate, self.beta1, self.beta2, self.epsilon, root)
+        backend.run(
+            adam, parameters, state["m"], state["v"], gradients, rate, self.beta1, self.beta2, self.epsilon, root
+        )
 
 
 class AdamW(Adam):

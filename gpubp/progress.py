@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 PLAIN_LINES = 30  # at most about this many lines where there is no terminal
 LIVE_ROWS = 6
-BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # Unicode's dot bits by row and column of a cell
+BRAILLE_DOTS = (
+    (0x01, 0x08),
+    (0x02, 0x10),
+    (0x04, 0x20),
+    (0x40, 0x80),
+)  # Unicode's dot bits by row and column of a cell
 
 
 class Progress:
@@ -31,7 +36,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
     def step(self, step: int) -> None:
@@ -51,12 +58,20 @@ def summary(record: dict[str, Any], epochs: int) -> str:
 
 
 def scores_of(record: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in record.items() if name not in ("epoch", "learning_rate", "seconds", "samples_per_second")}
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in ("epoch", "learning_rate", "seconds", "samples_per_second")
+    }
 
 
 def ending(history: History) -> str:
     """Why training ended, where that is not because all epochs are done; and which weights were kept."""
-    texts = {"early stopping": "stopped early", "callback": "stopped by a callback", "interrupted": "interrupted; the last whole step is kept"}
+    texts = {
+        "early stopping": "stopped early",
+        "callback": "stopped by a callback",
+        "interrupted": "interrupted; the last whole step is kept",
+    }
     text = texts.get(history.stopped, "")
     if history.best_epoch and history.stopped != "interrupted" and history.best_epoch < len(history):
         text += f"{'; ' if text else ''}restored the weights of epoch {history.best_epoch}, the best"
@@ -92,7 +107,9 @@ class Live(Progress):
         self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.__exit__(kind, error, trace)
 
     def step(self, step: int) -> None:
@@ -122,14 +139,23 @@ class Live(Progress):
                 table.add_row(*cells, style="green" if record is best else "")
             parts.append(table)
         if len(self.records) > 1:
-            losses = [[record[name] for record in self.records] for name in ("loss", "validation_loss") if name in self.records[0]]
+            losses = [
+                [record[name] for record in self.records]
+                for name in ("loss", "validation_loss")
+                if name in self.records[0]
+            ]
             parts.append(loss_curve(losses))
         if self.end:
             parts.append(Text(self.end, style="yellow"))
         elif len(self.records) < self.epochs:
             epoch = min(len(self.records) + 1, self.epochs)
             of = f"/{self.steps}" if self.steps else ""
-            parts.append(Text(f"epoch {epoch}/{self.epochs}, step {self.done}{of}, {time.monotonic() - self.began:.0f} s", style="cyan"))
+            parts.append(
+                Text(
+                    f"epoch {epoch}/{self.epochs}, step {self.done}{of}, {time.monotonic() - self.began:.0f} s",
+                    style="cyan",
+                )
+            )
         return Group(*parts)
 
     def _best(self) -> dict[str, Any]:
@@ -156,7 +182,9 @@ def loss_curve(series: list[list[float]], width: int = 56, height: int = 6) -> A
         label = f"{high:9.3g} " if row == 0 else f"{low:9.3g} " if row == height - 1 else " " * 10
         text.append(label, style="dim")
         for training, validation in line_cells:
-            text.append(chr(0x2800 + (training | validation)), style="magenta" if validation and not training else "cyan")
+            text.append(
+                chr(0x2800 + (training | validation)), style="magenta" if validation and not training else "cyan"
+            )
         text.append("\n")
     text.append(" " * 10)
     text.append("loss", style="cyan")

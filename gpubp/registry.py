@@ -31,7 +31,7 @@ class Component:
         else:
             if "name" not in cls.__dict__:
                 cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-            cls.members[cls.name] = cls
+            cls.members[cls.name] = cls  # type: ignore[assignment]
 
     @classmethod
     def resolve(cls, spec: Any) -> Self:
@@ -42,7 +42,9 @@ class Component:
             if spec in cls.members:
                 return cls.members[spec]()
             raise DataError(f"{cls.family} {spec!r} is not known; {did_you_mean(spec, sorted(cls.members))}")
-        raise DataError(f"{cls.family} must be a name or a gpubp {cls.__name__}, got {spec!r}; known: {', '.join(sorted(cls.members))}")
+        raise DataError(
+            f"{cls.family} must be a name or a gpubp {cls.__name__}, got {spec!r}; known: {', '.join(sorted(cls.members))}"
+        )
 
     def config(self) -> dict[str, Any]:
         """The name and the constructor's arguments: what a model file keeps, and `from_config` takes."""

@@ -102,5 +102,7 @@ def bind(schedule: Any, total: int | None) -> Callable[[int], float]:
         return schedule  # type: ignore[no-any-return]
     resolved = Schedule.resolve(schedule)
     if total is None and not isinstance(resolved, (Constant, Inverse)):
-        raise DataError(f"schedule={resolved.name!r} needs the number of steps, which an iterable without a length hides; give a list of batches, or a function of the step")
+        raise DataError(
+            f"schedule={resolved.name!r} needs the number of steps, which an iterable without a length hides; give a list of batches, or a function of the step"
+        )
     return lambda step: resolved.factor(step, total or 0)

@@ -4,12 +4,12 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 
-from gpubp.activations import Activation, Softmax
+from gpubp.activations import Activation
 from gpubp.errors import DataError, ShapeError
 from gpubp.initializers import Initializer
 from gpubp.losses import DEFAULTS, Loss, SquaredError
@@ -53,8 +53,6 @@ class Structure:
         hidden = len(widths) - 2
         chosen = [Activation.resolve(entry) for entry in _per_layer("activation", activation, hidden)]
         chosen.append(Activation.resolve(output))
-        if isinstance(chosen[-1], Softmax) and widths[-1] == 1:
-            raise DataError("output='softmax' needs at least 2 outputs, got sizes ending in 1; for one output use output='sigmoid'")
         if loss is None:
             loss = DEFAULTS.get(chosen[-1].name, SquaredError)()
         resolved_loss = Loss.resolve(loss)
@@ -82,7 +80,10 @@ class Structure:
             "activations": [activation.config() for activation in self.activations],
             "loss": self.loss.config(),
             "use_bias": self.use_bias,
-            "masks": [None if mask is None else base64.b64encode(np.packbits(mask != 0).tobytes()).decode() for mask in self.masks],
+            "masks": [
+                None if mask is None else base64.b64encode(np.packbits(mask != 0).tobytes()).decode()
+                for mask in self.masks
+            ],
             "dropout": self.dropout,
             "initializer": self.initializer and self.initializer.config(),
             "dtype": self.dtype,
@@ -92,14 +93,24 @@ class Structure:
     def from_config(cls, config: dict[str, Any]) -> Self:
         sizes = config["sizes"]
         masks = [
-            None if mask is None else np.unpackbits(np.frombuffer(base64.b64decode(mask), np.uint8), count=m * n).reshape(m, n)
+            None
+            if mask is None
+            else np.unpackbits(np.frombuffer(base64.b64decode(mask), np.uint8), count=m * n).reshape(m, n)
             for mask, (m, n) in zip(config["masks"], pairwise(sizes), strict=True)
         ]
         activations = [Activation.from_config(entry) for entry in config["activations"]]
         init = config["initializer"] and Initializer.from_config(config["initializer"])
         loss = Loss.from_config(config["loss"])
         return cls.build(
-            sizes, activations[:-1], activations[-1], loss, config["use_bias"], masks, config["dropout"], init, config["dtype"]
+            sizes,
+            activations[:-1],
+            activations[-1],
+            loss,
+            config["use_bias"],
+            masks,
+            config["dropout"],
+            init,
+            config["dtype"],
         )
 
 
@@ -117,14 +128,18 @@ def _per_layer(name: str, value: Any, count: int) -> list[Any]:
     if not isinstance(value, list | tuple):
         return [value] * count
     if len(value) != count:
-        raise DataError(f"{name} has {len(value)} entries, but this network needs {count}; give one value for all, or {count} of them")
+        raise DataError(
+            f"{name} has {len(value)} entries, but this network needs {count}; give one value for all, or {count} of them"
+        )
     return list(value)
 
 
 def _dropout(dropout: Any, hidden: int) -> list[float]:
-    rates = _per_layer("dropout", dropout, hidden + 1) if isinstance(dropout, list | tuple) else [0.0] + [dropout] * hidden
+    rates = (
+        _per_layer("dropout", dropout, hidden + 1) if isinstance(dropout, list | tuple) else [0.0] + [dropout] * hidden
+    )
     for rate in rates:
-        if not isinstance(rate, Real) or not 0 <= rate < 1:
+        if not isinstance(rate, int | float) or not 0 <= rate < 1:
             raise DataError(f"dropout is a probability in [0, 1), got {rate!r}")
     return [float(rate) for rate in rates]
 
@@ -132,14 +147,18 @@ def _dropout(dropout: Any, hidden: int) -> list[float]:
 def _masks(masks: Any, sizes: list[int]) -> list[Any]:
     if masks is None:
         return [None] * (len(sizes) - 1)
-    checked = []
-    for layer, (mask, shape) in enumerate(zip(_per_layer("masks", masks, len(sizes) - 1), pairwise(sizes), strict=True)):
+    checked: list[Any] = []
+    for layer, (mask, shape) in enumerate(
+        zip(_per_layer("masks", masks, len(sizes) - 1), pairwise(sizes), strict=True)
+    ):
         if mask is None:
             checked.append(None)
             continue
         array = np.array(mask)
         if array.shape != shape:
-            raise ShapeError(f"masks[{layer}] has shape {array.shape}, but the weights of layer {layer} have shape {shape}")
+            raise ShapeError(
+                f"masks[{layer}] has shape {array.shape}, but the weights of layer {layer} have shape {shape}"
+            )
         if not np.isin(array, (0, 1)).all():
             raise DataError(f"masks[{layer}] must hold only 0 and 1")
         checked.append(array.astype(np.uint8))

@@ -69,7 +69,9 @@ class Trainer:
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, x: Any, y: Any, sample_weight: Any, validation: Any) -> tuple[Arrays | StreamBatches, Arrays | None]:
+    def _prepare(
+        self, x: Any, y: Any, sample_weight: Any, validation: Any
+    ) -> tuple[Arrays | StreamBatches, Arrays | None]:
         """The training data and the validation data, on the device."""
         if y is None:
             if not hasattr(x, "__iter__") or hasattr(x, "ndim"):
@@ -80,6 +82,7 @@ class Trainer:
             return StreamBatches(self._sample, x), self._held_out(validation)
         inputs, targets, weights = self._sample(x, y, sample_weight)
         check_finite("x", inputs, self.network.backend.xp)
+        held_out: Arrays | None
         if isinstance(validation, int | float) and not isinstance(validation, bool):
             train, held_out = self._split((inputs, targets, weights), float(validation))
         else:
@@ -93,7 +96,9 @@ class Trainer:
         if validation is None:
             return None
         if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
-            raise DataError("validation must be (x, y), (x, y, weights) or a fraction of the training rows (arrays only)")
+            raise DataError(
+                "validation must be (x, y), (x, y, weights) or a fraction of the training rows (arrays only)"
+            )
         x, targets, weights = self._sample(*validation, *[None] * (3 - len(validation)))
         check_finite("validation x", x, self.network.backend.xp)
         return x, targets, weights
@@ -110,7 +115,13 @@ class Trainer:
     def _labels(self, targets: Array) -> Any:
         """Class numbers on the host, from indices, rows of probabilities or the 0/1 of one sigmoid."""
         host = self.network.backend.to_numpy(targets)
-        return host if host.ndim == 1 else host.argmax(axis=1) if host.shape[1] > 1 else (host[:, 0] >= 0.5).astype(np.int64)
+        return (
+            host
+            if host.ndim == 1
+            else host.argmax(axis=1)
+            if host.shape[1] > 1
+            else (host[:, 0] >= 0.5).astype(np.int64)
+        )
 
     def _class_weighted(self, arrays: Arrays) -> Arrays:
         if self.class_weight is None:
@@ -200,7 +211,9 @@ class Trainer:
         costs = Costs(network.backend, network.dtype)
         for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs)):
             cost, total_weight = costs.next(len(x), weights is not None)
-            network.update(x, targets, weights, self.optimizer, cost, self._rate(factor, self._step), self.clip_norm, total_weight)
+            network.update(
+                x, targets, weights, self.optimizer, cost, self._rate(factor, self._step), self.clip_norm, total_weight
+            )
             self._step += 1
             progress.step(step + 1)
             for callback in self.callbacks:
@@ -218,7 +231,9 @@ class Trainer:
         if self.metrics and not isinstance(train, StreamBatches):
             record = {name: value for name, value in self.network.score(*train, self.metrics).items() if name != "loss"}
         if held_out is not None:
-            record |= {f"validation_{name}": value for name, value in self.network.score(*held_out, self.metrics).items()}
+            record |= {
+                f"validation_{name}": value for name, value in self.network.score(*held_out, self.metrics).items()
+            }
         return record
 
     # -- divergence ----------------------------------------------------------------------------------------------------
@@ -231,7 +246,10 @@ class Trainer:
 
     def _diagnose(self, batches: Any, factor: Any, epoch: int, start: "Snapshot") -> str:
         """Replay the epoch, looking at every step, to name the step and the layer; the network is left as the epoch began."""
-        network, found = self.network, "the replayed epoch was finite, so the batches or a transform are not reproducible"
+        network, found = (
+            self.network,
+            "the replayed epoch was finite, so the batches or a transform are not reproducible",
+        )
         for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
             cost = network.backend.empty((), network.dtype)
             network.update(x, targets, weights, self.optimizer, cost, self._rate(factor, self._step), self.clip_norm)
@@ -258,7 +276,9 @@ class Snapshot:
         return [self.network.arena.parameters, *self.optimizer.state.values()]
 
     def take(self) -> None:
-        self.kept = [self.network.backend.copied(live, kept) for live, kept in zip(self._live(), self.kept, strict=True)]
+        self.kept = [
+            self.network.backend.copied(live, kept) for live, kept in zip(self._live(), self.kept, strict=True)
+        ]
         self.counters = self.network.steps, self.optimizer.steps, self.trainer._step
 
     def restore(self) -> None:
@@ -282,7 +302,9 @@ class Costs:
         """The 0-d places for the next step's cost and, where it has weights, their sum."""
         place = len(self.rows) % self.BLOCK
         if place == 0:
-            self.blocks.append((self.backend.zeros((self.BLOCK,), self.dtype), self.backend.zeros((self.BLOCK,), self.dtype)))
+            self.blocks.append(
+                (self.backend.zeros((self.BLOCK,), self.dtype), self.backend.zeros((self.BLOCK,), self.dtype))
+            )
         self.rows.append(rows)
         self.weighted.append(weighted)
         costs, totals = self.blocks[-1]
@@ -335,7 +357,9 @@ def _optimizer(spec: Any, learning_rate: float | None, weight_decay: float) -> O
     """An object as it is, or a fresh one by name with the settings given."""
     if isinstance(spec, Optimizer):
         if learning_rate is not None or weight_decay:
-            raise DataError(f"learning_rate and weight_decay belong to the optimizer object {spec!r}; set them there, or give its name")
+            raise DataError(
+                f"learning_rate and weight_decay belong to the optimizer object {spec!r}; set them there, or give its name"
+            )
         return spec
     optimizer = Optimizer.resolve(spec)
     if learning_rate is not None:

@@ -28,7 +28,7 @@ class Backend(ABC):
         """What `gpubp devices` shows: device, available, name, library."""
 
     def itemsize(self, dtype: Any) -> int:
-        return np.dtype(dtype).itemsize
+        return int(np.dtype(dtype).itemsize)
 
     @abstractmethod
     def active(self) -> AbstractContextManager[Any]:

@@ -48,7 +48,12 @@ class CupyBackend(Backend):
 
     def describe(self) -> dict[str, str]:
         properties = self.xp.cuda.runtime.getDeviceProperties(self._device.id)
-        return {"device": self.name, "available": "yes", "name": properties["name"].decode(), "library": f"CuPy {self.xp.__version__}"}
+        return {
+            "device": self.name,
+            "available": "yes",
+            "name": properties["name"].decode(),
+            "library": f"CuPy {self.xp.__version__}",
+        }
 
     def active(self) -> AbstractContextManager[Any]:
         device: AbstractContextManager[Any] = self._device
@@ -75,7 +80,9 @@ class CupyBackend(Backend):
     def run(self, kernel: Kernel, *args: Any) -> None:
         if kernel.kind == "elementwise" and kernel.source is not None:
             named = dict(zip(kernel.arguments, args, strict=True))
-            self._elementwise(kernel)(*(named[name] for name in pure_reads(kernel)), *(named[name] for name in kernel.writes))
+            self._elementwise(kernel)(
+                *(named[name] for name in pure_reads(kernel)), *(named[name] for name in kernel.writes)
+            )
         else:
             like = args[kernel.shaped_like]
             kernel.body(self.xp, *args, *self.scratch.take(kernel.scratch, like))

@@ -26,7 +26,8 @@ class NumpyBackend(Backend):
         self._row_width = 0
 
     def describe(self) -> dict[str, str]:
-        return {"device": "cpu", "available": "yes", "name": platform.processor() or platform.machine(), "library": f"NumPy {np.__version__}"}
+        name = platform.processor() or platform.machine()
+        return {"device": "cpu", "available": "yes", "name": name, "library": f"NumPy {np.__version__}"}
 
     def active(self) -> AbstractContextManager[Any]:
         return np.errstate(all="ignore")
@@ -61,7 +62,9 @@ class NumpyBackend(Backend):
     def run(self, kernel: Kernel, *args: Any) -> None:
         like = args[kernel.shaped_like]
         if like.size <= 2 * BLOCK or kernel.kind == "reduction":
-            kernel.body(np, *args, *self.scratch.take(kernel.scratch, like)) if kernel.scratch else kernel.body(np, *args)
+            kernel.body(np, *args, *self.scratch.take(kernel.scratch, like)) if kernel.scratch else kernel.body(
+                np, *args
+            )
         else:
             self._run_in_blocks(kernel, args, like)
 

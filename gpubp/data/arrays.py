@@ -23,9 +23,13 @@ def as_host_or_device(name: str, a: Any) -> Any:
         try:
             array = np.asarray(a)
         except ValueError as error:  # ragged lists
-            raise DataError(f"{name} is not a rectangular array of numbers ({error}); give every row the same length") from None
+            raise DataError(
+                f"{name} is not a rectangular array of numbers ({error}); give every row the same length"
+            ) from None
     if array.dtype.kind not in "fiub":
-        raise DataError(f"{name} has dtype {array.dtype}, but numbers are needed; convert it, or encode text as numbers, first")
+        raise DataError(
+            f"{name} has dtype {array.dtype}, but numbers are needed; convert it, or encode text as numbers, first"
+        )
     return array
 
 
@@ -37,7 +41,9 @@ def _from_dlpack(name: str, a: Any) -> Any:
         return np.from_dlpack(a)
     cupy = sys.modules.get("cupy")
     if cupy is None:
-        raise DeviceError(f"{name} is on a GPU and this network is on the CPU; move the array to the CPU, or use device='cuda'")
+        raise DeviceError(
+            f"{name} is on a GPU and this network is on the CPU; move the array to the CPU, or use device='cuda'"
+        )
     return cupy.from_dlpack(a)
 
 
@@ -69,7 +75,9 @@ def check_finite(name: str, a: Any, xp: Any) -> None:
     places = xp.argwhere(~xp.isfinite(a))
     if len(places):
         where = ", ".join(f"{axis} {int(i)}" for axis, i in zip(("row", "column"), places[0], strict=False))
-        raise DataError(f"{name} has {len(places)} values that are not finite, the first in {where} ({a[tuple(places[0])]}); remove or impute them first")
+        raise DataError(
+            f"{name} has {len(places)} values that are not finite, the first in {where} ({a[tuple(places[0])]}); remove or impute them first"
+        )
 
 
 def as_weights(sample_weight: Any, rows: int, backend: Backend, dtype: str) -> Array | None:
@@ -78,7 +86,9 @@ def as_weights(sample_weight: Any, rows: int, backend: Backend, dtype: str) -> A
         return None
     weights = as_host_or_device("sample_weight", sample_weight)
     if weights.shape not in ((rows,), (rows, 1)):
-        raise ShapeError(f"sample_weight has shape {weights.shape}, but one weight for each of the {rows} samples is needed: ({rows},)")
+        raise ShapeError(
+            f"sample_weight has shape {weights.shape}, but one weight for each of the {rows} samples is needed: ({rows},)"
+        )
     check_finite("sample_weight", weights, backend.xp if not isinstance(weights, np.ndarray) else np)
     if bool((weights < 0).any()):
         raise DataError(f"sample_weight must not be negative, its least is {float(weights.min())}")
@@ -93,7 +103,9 @@ def returner(a: Any, backend: Backend) -> Callable[[Array], Any]:
     if isinstance(a, np.ndarray | np.generic) or not hasattr(a, "__dlpack_device__"):
         return backend.to_numpy
     library = sys.modules[package]
-    from_dlpack = getattr(library, "from_dlpack", None) or getattr(getattr(library, "dlpack", None), "from_dlpack", None)
+    from_dlpack = getattr(library, "from_dlpack", None) or getattr(
+        getattr(library, "dlpack", None), "from_dlpack", None
+    )
     if from_dlpack is None:
         return backend.to_numpy
     if a.__dlpack_device__()[0] == 1:

@@ -1,6 +1,6 @@
 """Batches: one epoch's steps, from arrays on the device (shuffled by seed and epoch) or from a user's own iterable."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from inspect import Parameter, signature
 from typing import Any
 
@@ -25,7 +25,11 @@ class ArrayBatches:
         self.shuffle = shuffle and self.size < self.rows
         self.weighted = weights is not None
         # One buffer for each column, filled anew for every batch.
-        self.buffers = [backend.empty((self.size, *column.shape[1:]), column.dtype) for column in self.columns] if self.shuffle else []
+        self.buffers = (
+            [backend.empty((self.size, *column.shape[1:]), column.dtype) for column in self.columns]
+            if self.shuffle
+            else []
+        )
 
     def __len__(self) -> int:
         return -(-self.rows // self.size)
@@ -51,29 +55,39 @@ class StreamBatches:
         self.convert, self.source = convert, source
 
     def __len__(self) -> int:
-        return len(self.source) if hasattr(self.source, "__len__") else 0
+        return len(self.source) if isinstance(self.source, Sized) else 0
 
     def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
         count = 0
-        for count, batch in enumerate(self.source, 1):  # noqa: B007 - asked for after the loop
+        for count, batch in enumerate(self.source, 1):
             if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-                raise DataError(f"batch {count} of x is not a tuple (x, y) or (x, y, weights); with arrays give both x and y")
+                raise DataError(
+                    f"batch {count} of x is not a tuple (x, y) or (x, y, weights); with arrays give both x and y"
+                )
             yield self.convert(*batch, *[None] * (3 - len(batch)))
         if not count:
-            again = " (a generator can be iterated only once; give a list, or an object whose __iter__ starts anew)" if epoch else ""
+            again = (
+                " (a generator can be iterated only once; give a list, or an object whose __iter__ starts anew)"
+                if epoch
+                else ""
+            )
             raise DataError(f"x gave no batches in epoch {epoch + 1}{again}")
 
 
 class Transformed:
     """Batches changed by a user's function before the network sees them, with a generator that is a function of (seed, epoch, step)."""
 
-    def __init__(self, batches: "ArrayBatches | StreamBatches", transform: Callable[..., Any], convert: Convert, seed: int) -> None:
+    def __init__(
+        self, batches: "ArrayBatches | StreamBatches", transform: Callable[..., Any], convert: Convert, seed: int
+    ) -> None:
         self.batches, self.transform, self.convert, self.seed = batches, transform, convert, seed
         kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
         try:
             self.count = sum(p.kind in kinds and p.default is p.empty for p in signature(transform).parameters.values())
         except (TypeError, ValueError):
-            raise DataError(f"transform must be a function f(x), f(x, y) or f(x, y, generator), got {transform!r}") from None
+            raise DataError(
+                f"transform must be a function f(x), f(x, y) or f(x, y, generator), got {transform!r}"
+            ) from None
         if self.count not in (1, 2, 3):
             raise DataError(f"transform must take (x), (x, y) or (x, y, generator), but takes {self.count} arguments")
 
@@ -92,5 +106,7 @@ class Transformed:
                 raise DataError("transform must return (x, y) when it takes y")
             new_x, new_targets, _ = self.convert(*result, None)
             if weights is not None and len(new_x) != len(weights):
-                raise DataError(f"transform changed the number of rows from {len(weights)} to {len(new_x)}, but the samples have weights")
+                raise DataError(
+                    f"transform changed the number of rows from {len(weights)} to {len(new_x)}, but the samples have weights"
+                )
             yield new_x, new_targets, weights

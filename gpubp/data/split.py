@@ -14,7 +14,9 @@ def split_rows(rows: int, fraction: float, seed: int, labels: Any = None) -> tup
     """
     count = int(np.ceil(fraction * rows)) if 0 < fraction < 1 else 0
     if not 0 < count < rows:
-        raise DataError(f"a fraction strictly between 0 and 1 that leaves both parts at least one row is needed, got {fraction!r} of {rows} rows")
+        raise DataError(
+            f"a fraction strictly between 0 and 1 that leaves both parts at least one row is needed, got {fraction!r} of {rows} rows"
+        )
     generator = np.random.default_rng([seed, 2])
     groups = [np.arange(rows)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
     exact = np.array([count * len(group) / rows for group in groups])

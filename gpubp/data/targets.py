@@ -36,7 +36,11 @@ class Targets:
         if y.ndim == 1 and self.outputs == 1:
             y = y[:, None]
         if y.ndim != 2 or y.shape[1] != self.outputs:
-            wanted = f"class indices ({rows},) or rows of probabilities ({rows}, {self.outputs})" if self.task == "classes" else f"({rows}, {self.outputs})"
+            wanted = (
+                f"class indices ({rows},) or rows of probabilities ({rows}, {self.outputs})"
+                if self.task == "classes"
+                else f"({rows}, {self.outputs})"
+            )
             raise ShapeError(f"y has shape {y.shape}, but {wanted} is needed")
         self._check_values(y, np if isinstance(y, np.ndarray) else backend.xp)
         return as_matrix("y", y, backend, self.dtype, self.outputs)
@@ -44,14 +48,19 @@ class Targets:
     def _indices(self, y: Any, backend: Backend) -> Array:
         if y.dtype.kind == "f":
             if not bool((y == y.astype("int64")).all()):
-                raise DataError(f"y must hold class indices 0..{self.outputs - 1}, got fractions; for regression use output='identity'")
+                raise DataError(
+                    f"y must hold class indices 0..{self.outputs - 1}, got fractions; for regression use output='identity'"
+                )
         elif y.dtype.kind not in "iub":
             raise DataError(f"y has dtype {y.dtype}, but class indices are needed")
         labels = y.reshape(-1).astype("int64", copy=False)
         # Seen as unsigned, a negative label is a huge one, so one pass finds both mistakes.
         if labels.size and int(labels.view("uint64").max()) >= self.outputs:
             low, high = int(labels.min()), int(labels.max())
-            raise DataError(f"y holds labels from {low} to {high}, but this network has {self.outputs} outputs, for labels 0..{self.outputs - 1}")
+            remedy = "; for two classes with one output use output='sigmoid'" if self.outputs == 1 else ""
+            raise DataError(
+                f"y holds labels from {low} to {high}, but this network has {self.outputs} outputs, for labels 0..{self.outputs - 1}{remedy}"
+            )
         return backend.asarray(labels, "int64")
 
     def _check_values(self, y: Any, xp: Any) -> None:
@@ -63,7 +72,9 @@ class Targets:
                 f"y runs from {float(y.min()):g} to {float(y.max()):g}, but loss={self.loss.name!r} takes targets in [{low:g}, {high:g}]{remedy}"
             )
         if self.task == "classes" and y.size and float(abs(y.sum(axis=1) - 1).max()) > 1e-3:
-            raise DataError("each row of y must sum to 1 (probabilities of the classes); for several labels a sample use output='sigmoid'")
+            raise DataError(
+                "each row of y must sum to 1 (probabilities of the classes); for several labels a sample use output='sigmoid'"
+            )
 
     def decide(self, outputs: Any, reject_below: float | None = None) -> Any:
         """Predictions from a network's outputs (host arrays), as `MLP.predict` describes them."""
@@ -86,7 +97,9 @@ class Targets:
     def probabilities(self, outputs: Any) -> Any:
         """Class probabilities from a network's outputs (host arrays)."""
         if self.task == "values":
-            raise DataError("predict_proba needs a softmax or sigmoid output; this network predicts values: use predict")
+            raise DataError(
+                "predict_proba needs a softmax or sigmoid output; this network predicts values: use predict"
+            )
         if self.task == "binary":
             return np.concatenate([1 - outputs, outputs], axis=1)
         return outputs

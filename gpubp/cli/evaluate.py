@@ -1,0 +1,33 @@
+"""`gpubp evaluate`: score a saved model on the rows that its training held out."""
+
+import json
+from pathlib import Path
+
+import click
+
+from gpubp.cli.options import shared
+
+
+@click.command(short_help="Score a saved model on held-out data.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@shared
+def command(model: Path, data: str, device: str, seed: int, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Score MODEL on the part of DATA that its training held out.
+
+    \b
+    gpubp evaluate runs/digits/model.safetensors digits
+    """
+    from gpubp import DataError, load
+    from gpubp.data.datasets import load_dataset
+    from gpubp.data.split import split_rows
+
+    net, dataset = load(model, device), load_dataset(data)
+    if net.metadata.get("data") != dataset.name:
+        raise DataError(f"{str(model)!r} was trained on {net.metadata.get('data')!r}, not on {dataset.name!r}")
+    _, rows = split_rows(len(dataset.x), net.metadata["test"], 0, dataset.y)
+    scores = net.evaluate(dataset.x[rows], dataset.y[rows])
+    if as_json:
+        click.echo(json.dumps({**scores, "samples": len(rows)}))
+    else:
+        click.echo(f"accuracy {scores['accuracy']:.2%} ({round(scores['accuracy'] * len(rows))} of {len(rows)}), loss {scores['loss']:.4f}")

@@ -1,0 +1,53 @@
+"""Pictures in a terminal: a grey image drawn in half-blocks, two pixels a character, with the network's opinion beside it."""
+
+from typing import Any
+
+import numpy as np
+from rich.columns import Columns
+from rich.table import Table
+from rich.text import Text
+
+SCALE = 2  # a pixel of the image is this many pixels of the picture each way
+BLOCKS = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
+
+
+def half_blocks(image: Any, colour: bool) -> Text:
+    """An image of values from 0 to 1, bright on dark: in greys, or in black and white where there are no colours."""
+    pixels = np.kron(image, np.ones((SCALE, SCALE)))
+    pixels = pixels[: len(pixels) // 2 * 2]
+    text = Text()
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        for top, bottom in zip(upper, lower, strict=True):
+            if colour:
+                text.append("▀", style=f"{_grey(top)} on {_grey(bottom)}")
+            else:
+                text.append(BLOCKS[bool(top >= 0.5), bool(bottom >= 0.5)])
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _grey(value: float) -> str:
+    level = round(255 * min(max(float(value), 0.0), 1.0))
+    return f"rgb({level},{level},{level})"
+
+
+def opinion(probabilities: Any, truth: int, count: int = 3) -> Text:
+    """The likeliest classes and the true one, each with a bar."""
+    ranked = list(np.argsort(-probabilities)[:count])
+    text = Text(f"a {truth}, taken for a {ranked[0]}\n" if ranked[0] != truth else f"a {truth}, just recognised\n", style="bold")
+    for label in ranked if truth in ranked else [*ranked, truth]:
+        bar = "█" * round(20 * float(probabilities[label]))
+        text.append(f"{label} {bar or '▏'} {probabilities[label]:.1%}\n", style="green" if label == truth else "red")
+    return text
+
+
+def most_wrong(x: Any, y: Any, probabilities: Any, image: tuple[int, int], colour: bool, count: int = 2) -> Columns:
+    """The samples whose true class got the least probability."""
+    worst = np.argsort(probabilities[np.arange(len(y)), y], kind="stable")[:count]
+    pictures = []
+    for sample in worst:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_row(half_blocks(x[sample].reshape(image), colour), opinion(probabilities[sample], int(y[sample])))
+        pictures.append(table)
+    return Columns(pictures, padding=(1, 4))

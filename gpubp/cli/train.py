@@ -1,0 +1,121 @@
+"""`gpubp train`: from a data set to a saved model, its test accuracy, and the samples it got most wrong."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpubp.activations import Activation
+from gpubp.cli import EXIT_INTERRUPTED, command_line
+from gpubp.cli.options import batch_size, shared, widths
+from gpubp.optimizers import Optimizer
+from gpubp.schedules import Schedule
+
+POSITIVE = click.FloatRange(0, min_open=True)
+FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@click.command(short_help="Train a network and save it.")
+@click.argument("data")
+@click.option("--hidden", callback=widths, default="256,128", show_default=True, help="Hidden layers: 256,128 or none.")
+@click.option("--activation", type=click.Choice(sorted(Activation.members)), default="relu", show_default=True)
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True)
+@click.option("--optimizer", type=click.Choice(sorted(Optimizer.members)), default="adam", show_default=True)
+@click.option("--lr", type=POSITIVE, help="Learning rate; the default is the optimizer's own.")
+@click.option("--schedule", type=click.Choice(sorted(Schedule.members)), default="cosine", show_default=True)
+@click.option("--weight-decay", type=click.FloatRange(0), default=0.0, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=60, show_default=True)
+@click.option("--batch-size", callback=batch_size, help="Rows a step, or full; the default is n / 100, from 16 to 128.")
+@click.option("--val", type=FRACTION, default=0.1, show_default=True, help="Share of the training rows to validate on.")
+@click.option("--test", type=FRACTION, default=0.2, show_default=True, help="Share of all rows held out for the test.")
+@click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better validation loss.")
+@click.option("--class-weight", type=click.Choice(["balanced"]), help="Let every class count the same.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Results folder; the default is a new one in runs/.")
+@shared
+def command(
+    data: str,
+    hidden: list[int],
+    batch_size: int | str | None,
+    test: float,
+    val: float,
+    lr: float | None,
+    patience: int | None,
+    out: Path | None,
+    device: str,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Train a network on DATA (digits) and save it.
+
+    \b
+    gpubp train digits
+    gpubp train digits --hidden 256,128 --dropout 0.2 --epochs 60 --schedule cosine
+    """
+    from gpubp import MLP
+    from gpubp.data.datasets import load_dataset
+    from gpubp.data.split import split_rows
+
+    dataset = load_dataset(data)
+    train_rows, test_rows = split_rows(len(dataset.x), test, 0, dataset.y)
+    sizes = [dataset.x.shape[1], *hidden, dataset.classes]
+    net = MLP(sizes, settings.pop("activation"), dropout=settings.pop("dropout"), device=device, seed=seed)
+    if net.fallback and verbose:
+        click.echo(f"on the CPU: {net.fallback}", err=True)
+    folder = _folder(out, dataset.name)
+    history = net.fit(
+        dataset.x[train_rows],
+        dataset.y[train_rows],
+        batch_size=batch_size or min(128, max(16, len(train_rows) // 100)),
+        learning_rate=lr,
+        validation=val,
+        early_stopping=patience,
+        metrics="accuracy",
+        verbose=0 if quiet else 1,
+        **settings,
+    )
+    net.metadata = {"data": dataset.name, "test": test}
+    model = folder / "model.safetensors"
+    net.save(model)
+    history.save(folder / "history.jsonl")
+    scores = net.evaluate(dataset.x[test_rows], dataset.y[test_rows])
+    if as_json:
+        seconds = sum(record["seconds"] for record in history)
+        click.echo(json.dumps({**scores, "epochs": len(history), "seconds": seconds, "model": str(model), "stopped": history.stopped}))
+    else:
+        _report(net, dataset, test_rows, scores, model)
+    if history.stopped == "interrupted":
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _folder(out: Path | None, name: str) -> Path:
+    """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... that is not there yet, so that no model is overwritten."""
+    from itertools import count
+
+    from gpubp.errors import GpubpError
+
+    folder = out or next(path for n in count(1) if not (path := Path("runs") / (name if n == 1 else f"{name}-{n}")).exists())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GpubpError(f"cannot make the folder {str(folder)!r}: {error.strerror}; choose another with --out") from None
+    return folder
+
+
+def _report(net: Any, dataset: Any, rows: Any, scores: dict[str, float], model: Path) -> None:
+    from rich.console import Console
+
+    from gpubp.cli.pictures import most_wrong
+
+    right = round(scores["accuracy"] * len(rows))
+    console = Console(highlight=False)
+    console.print(f"[bold green]test accuracy {scores['accuracy']:.2%}[/] ({right} of {len(rows)}), loss {scores['loss']:.4f}")
+    console.print(f"model saved to {model}", soft_wrap=True)
+    console.print(f"evaluate it: [bold]{command_line('evaluate', str(model), dataset.name)}[/]", soft_wrap=True)
+    if dataset.image:
+        console.print("\nthe two it got most wrong:")
+        console.print(most_wrong(dataset.x[rows], dataset.y[rows], net.predict_proba(dataset.x[rows]), dataset.image, colour=console.color_system is not None))

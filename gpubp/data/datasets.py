@@ -1,0 +1,33 @@
+"""The data sets that a name stands for."""
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from gpubp.errors import DataError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples ready for a network: x (N, inputs) float32 and y (N,) int64 class indices."""
+
+    name: str
+    x: Any
+    y: Any
+    classes: int
+    image: tuple[int, int] | None  # rows and columns of the picture that a row of x is
+
+
+def load_dataset(name: str) -> Dataset:
+    """The built-in data set of this name.
+
+    >>> load_dataset("digits").x.shape
+    (1797, 64)
+    """
+    if name != "digits":
+        raise DataError(f"data {name!r} is not known; this version trains on: digits")
+    with resources.files("gpubp.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+        x, y = arrays["x"], arrays["y"]
+    return Dataset("digits", x.astype(np.float32) / 16, y.astype(np.int64), classes=10, image=(8, 8))
