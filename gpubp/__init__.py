@@ -29,7 +29,18 @@ from gpubp.errors import (
 )
 from gpubp.explain.gradients import check_gradients
 from gpubp.history import History
-from gpubp.initializers import Initializer
+from gpubp.initializers import (
+    HeNormal,
+    HeUniform,
+    Initializer,
+    LecunNormal,
+    LecunUniform,
+    Normal,
+    Uniform,
+    XavierNormal,
+    XavierUniform,
+    Zeros,
+)
 from gpubp.kernel import elementwise, reduction, rowwise
 from gpubp.losses import (
     AbsoluteError,
@@ -43,7 +54,7 @@ from gpubp.losses import (
 )
 from gpubp.mlp import MLP, Backprop, load
 from gpubp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
-from gpubp.schedules import Schedule
+from gpubp.schedules import Constant, Cosine, Exponential, Inverse, Linear, OneCycle, Schedule, Step
 
 __version__ = "0.1.0"
 
@@ -61,20 +72,31 @@ __all__ = [
     "Backprop",
     "BinaryCrossEntropy",
     "Callback",
+    "Constant",
+    "Cosine",
     "CrossEntropy",
     "DataError",
     "DeviceError",
     "DivergenceError",
     "EarlyStopping",
     "Exp",
+    "Exponential",
     "GpubpError",
+    "HeNormal",
+    "HeUniform",
     "History",
     "Huber",
     "Identity",
     "Initializer",
+    "Inverse",
     "LeakyReLU",
+    "LecunNormal",
+    "LecunUniform",
+    "Linear",
     "Loss",
     "ModelFileError",
+    "Normal",
+    "OneCycle",
     "Optimizer",
     "Poisson",
     "Quantile",
@@ -87,7 +109,12 @@ __all__ = [
     "Softmax",
     "Softplus",
     "SquaredError",
+    "Step",
     "Tanh",
+    "Uniform",
+    "XavierNormal",
+    "XavierUniform",
+    "Zeros",
     "activations",
     "check_gradients",
     "devices",

@@ -1,7 +1,7 @@
 """Activations: the function with the bias added before it, and the kernel that turns ∂C/∂y into the delta ∂C/∂z.
 
-Those whose derivative can be taken from the output y save nothing else; the others save z. A new activation is two kernels and one class.
-At a kink the derivative is the left one.
+Those whose derivative can be taken from the output y save nothing else; the others save z. A new activation is two
+kernels and one class. At a kink the derivative is the left one.
 """
 
 from math import inf, pi, sqrt
@@ -22,8 +22,9 @@ GELU_SLOPE, GELU_CUBIC = sqrt(2 / pi), 0.044715  # Hendrycks and Gimpel 2016, "G
 class Activation(Component):
     """y = f(z) with z = x W + b, and ∂C/∂z = ∂C/∂y · f'(z).
 
-    A subclass states, as class attributes, the kernels and the facts about f; see `Sigmoid` for one that saves its output and
-    `GELU` for one that saves z. Its constructor's arguments, if any, are listed in `parameters` and reach both kernels before the outputs.
+    A subclass states, as class attributes, the kernels and the facts about f; see `Sigmoid` for one that saves its
+    output and `GELU` for one that saves z. Its constructor's arguments, if any, are listed in `parameters` and reach
+    both kernels before the outputs.
     """
 
     forward: ClassVar[Kernel]  # "z, b -> y", or "z, b -> z, y" where z (with its bias) is what is saved
@@ -183,7 +184,7 @@ class ELU(Activation):
 
 
 class SELU(Activation):
-    """f(z) = λ z for z > 0, else λ α (eᶻ − 1), with the λ and α that keep mean 0 and variance 1; Klambauer et al. 2017."""
+    """f(z) = λ z for z > 0, else λ α (eᶻ − 1), where λ and α keep mean 0 and variance 1; Klambauer et al. 2017."""
 
     forward, delta, initializer = bias_elu, elu_delta, "lecun_normal"
 

@@ -1,10 +1,11 @@
 """Callbacks: what may look on while a network trains, and stop it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from gpubp.errors import DataError
 from gpubp.history import History
+from gpubp.optimizers import positive
 
 if TYPE_CHECKING:
     from gpubp.mlp import MLP
@@ -37,6 +38,8 @@ class _EachEpoch(Callback):
 def resolve(callbacks: Any) -> list[Callback]:
     """Callback objects as they are, functions (net, record) as callbacks after each epoch."""
     resolved = []
+    if not isinstance(callbacks, Callback | Iterable) and not callable(callbacks):
+        raise DataError(f"callbacks must be a list of gpubp.Callbacks and functions (net, record), got {callbacks!r}")
     for callback in [callbacks] if isinstance(callbacks, Callback) or callable(callbacks) else callbacks:
         if isinstance(callback, Callback):
             resolved.append(callback)
@@ -48,10 +51,10 @@ def resolve(callbacks: Any) -> list[Callback]:
 
 
 class EarlyStopping:
-    """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs, and restore the best weights.
+    """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs; restore the best weights.
 
-    `monitor` is a column of the history; None watches validation_loss, or loss where there is no validation data. Accuracy and r2 are
-    to rise, everything else to fall.
+    `monitor` is a column of the history; None watches validation_loss, or loss where there is no validation data.
+    Accuracy and r2 are to rise, everything else to fall.
     """
 
     def __init__(
@@ -59,8 +62,7 @@ class EarlyStopping:
     ) -> None:
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
             raise DataError(f"early_stopping needs a patience of at least 1 epoch, got {patience!r}")
-        if not min_delta >= 0:
-            raise DataError(f"min_delta must be at least 0, got {min_delta!r}")
+        positive("min_delta", min_delta, or_zero=True)
         self.patience, self.monitor, self.min_delta, self.restore_best = patience, monitor, min_delta, restore_best
 
     @classmethod

@@ -11,10 +11,11 @@ from gpubp.errors import DataError
 
 
 class History:
-    """One record an epoch: epoch, loss, validation_loss and metrics where asked for, learning_rate, seconds, samples_per_second.
+    """One record an epoch, of the losses, the metrics, the learning rate and the time.
 
-    `history["loss"]` is a column, `history.records` the rows; `stopped` says why training ended: "finished", "early stopping",
-    "callback" or "interrupted". `best_epoch` is the epoch whose weights early stopping kept.
+    Its keys are epoch, loss, validation_loss and metrics where asked for, learning_rate, seconds, samples_per_second.
+    `history["loss"]` is a column, `history.records` the rows; `stopped` says why training ended: "finished",
+    "early stopping", "callback" or "interrupted". `best_epoch` is the epoch whose weights early stopping kept.
     """
 
     def __init__(self, records: list[dict[str, Any]] | None = None) -> None:

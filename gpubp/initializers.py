@@ -1,4 +1,7 @@
-"""Initializers: how a layer's weights are drawn. NumPy draws them in float64, whatever the device, so that the device cannot matter."""
+"""Initializers: how a layer's weights are drawn.
+
+NumPy draws them in float64, whatever the device, so that the device cannot matter.
+"""
 
 from math import sqrt
 from typing import Any

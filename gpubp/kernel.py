@@ -1,13 +1,15 @@
-"""The declaration of a kernel: a name, what it reads and writes, and a NumPy body that is the reference for every device.
+"""The declaration of a kernel: its name, what it reads and writes, and a NumPy body, the reference for every device.
 
-A kernel is declared once, by decorating its NumPy body; for speed on other devices a device function of the same name may stand in
-`kernels/`. From the declaration follow the run on NumPy and on CuPy, the host-compiled parity test and the benchmark row.
+A kernel is declared once, by decorating its NumPy body; for speed on other devices a device function of the same name
+may stand in `kernels/`. From the declaration follow the run on NumPy and on CuPy, the host-compiled parity test and
+the benchmark row.
 
     @elementwise("dy, y -> dz", source="activations.cuh")
     def sigmoid_delta(xp, dy, y, dz, s): ...
 
-The body's arguments are the array module, the names read, the names written that are not read too, and then `scratch` arrays of
-the first output's shape. A name on both sides is updated in place. An output may be the same array as an input.
+The body's arguments are the array module, the names read, the names written that are not read too, and then `scratch`
+arrays of the first output's shape. A name on both sides is updated in place. An output may be the same array as an
+input.
 """
 
 from collections.abc import Callable
@@ -21,8 +23,8 @@ Array = Any  # a NumPy or CuPy array: which one is the backend's business
 Body = Callable[..., None]
 
 
-# The folder of device functions: installed as gpubp/kernels, and at the top of a checkout or an editable install. A path is
-# looked up because importlib.resources would cost 13 ms of every import.
+# The folder of device functions: installed as gpubp/kernels, and at the top of a checkout or an editable install. A
+# path is looked up because importlib.resources would cost 13 ms of every import.
 SOURCES = next(folder / "kernels" for folder in Path(__file__).parents[:2] if (folder / "kernels").is_dir())
 KERNELS: dict[str, "Kernel"] = {}
 
@@ -72,10 +74,12 @@ def _declare(kind: str, signature: str, source: str | None, scratch: int) -> Cal
             raise DataError(f"a kernel needs a named function as its body, got {body.__name__}; write it with def")
         kernel = Kernel(body.__name__, kind, reads, writes, rows, body, source, scratch)
         known = KERNELS.get(kernel.name)
-        # The same function defined again (a notebook cell run twice) replaces itself; two functions of one name are a mistake.
+        # The same function defined again (a notebook cell run twice) replaces itself; two functions of one name are a
+        # mistake.
         if known and (known.body.__module__, known.body.__qualname__) != (body.__module__, body.__qualname__):
             raise DataError(
-                f"kernel {kernel.name!r} is declared twice, in {known.body.__module__} and {body.__module__}; rename one"
+                f"kernel {kernel.name!r} is declared twice, "
+                f"in {known.body.__module__} and {body.__module__}; rename one"
             )
         KERNELS[kernel.name] = kernel
         return kernel
@@ -92,7 +96,10 @@ def elementwise(signature: str, source: str | None = None, scratch: int = 0) -> 
 
 
 def rowwise(signature: str, source: str | None = None, scratch: int = 0) -> Callable[[Body], Kernel]:
-    """Declare a kernel that works on one row at a time: `name[]` is a row, a plain `name` one value a row, shape (N, 1), or a scalar."""
+    """Declare a kernel that works on one row at a time.
+
+    `name[]` is a row, a plain `name` one value a row, shape (N, 1), or a scalar.
+    """
     return _declare("rowwise", signature, source, scratch)
 
 

@@ -1,8 +1,9 @@
 """Losses: for each sample the loss ℓ summed over its outputs, and ∂C/∂o, already weighted and averaged.
 
-The cost is C = Σ wᵢ ℓᵢ / Σ wᵢ (reduction "mean") or Σ wᵢ ℓᵢ ("sum"). A kernel is given each row's factor w, which is wᵢ / Σ wᵢ or wᵢ,
-and writes the unweighted ℓᵢ and the weighted derivative. A loss and the output activation that belongs to it share a fused kernel,
-which goes from the logits straight to ∂C/∂z and stays finite where the chain of the two would not.
+The cost is C = Σ wᵢ ℓᵢ / Σ wᵢ (reduction "mean") or Σ wᵢ ℓᵢ ("sum"). A kernel is given each row's factor w, which is
+wᵢ / Σ wᵢ or wᵢ, and writes the unweighted ℓᵢ and the weighted derivative. A loss and the output activation that belongs
+to it share a fused kernel, which goes from the logits straight to ∂C/∂z and stays finite where the chain of the two
+would not.
 """
 
 from math import inf
@@ -17,8 +18,11 @@ Reduction = Literal["mean", "sum"]
 
 
 class Loss(Component):
-    """ℓ(o, t) of outputs o and targets t. A new loss is one kernel and one class; its constructor's other arguments reach the kernels
-    as `parameters`, before the outputs."""
+    """ℓ(o, t) of outputs o and targets t.
+
+    A new loss is one kernel and one class; its constructor's other arguments reach the kernels as `parameters`, before
+    the outputs.
+    """
 
     kernel: ClassVar[Kernel]  # "o[], t[], w -> do[], loss"
     fused: ClassVar[dict[type[Activation], Kernel]] = {}  # "z[], b[], t[], w -> y[], dz[], loss" by output activation
@@ -46,7 +50,8 @@ class Loss(Component):
         (low, high), (least, most) = activation.range, self.outputs
         if low < least or high > most:
             raise DataError(
-                f"loss={self.name!r} is defined for outputs in ({least:g}, {most:g}), but output={activation.name!r} gives ({low:g}, {high:g}); "
+                f"loss={self.name!r} is defined for outputs in ({least:g}, {most:g}), "
+                f"but output={activation.name!r} gives ({low:g}, {high:g}); "
                 f"choose an output activation with that range, such as {'sigmoid' if most == 1 else 'exp'}"
             )
 

@@ -1,5 +1,9 @@
-"""Who owns memory: the Arena (parameters and gradients), the Workspace (a batch's activations and deltas) and Scratch (kernels' temporaries)."""
+"""Who owns memory: the Arena, the Workspace and Scratch.
 
+The Arena holds parameters and gradients, the Workspace a batch's activations and deltas, Scratch kernels' temporaries.
+"""
+
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +18,9 @@ ALIGNMENT = 256  # bytes: what cudaMalloc gives, so that every view allows the w
 class Arena:
     """All parameters in one flat vector and all gradients in another, weights first, lent out as views.
 
-    One vector makes the optimizer, clipping, restoring the best weights, a checkpoint and a move to another device one operation each.
-    The gaps that alignment leaves are zero and stay zero: every optimizer leaves a zero parameter with a zero gradient where it is.
+    One vector makes the optimizer, clipping, restoring the best weights, a checkpoint and a move to another device one
+    operation each. The gaps that alignment leaves are zero and stay zero: every optimizer leaves a zero parameter with
+    a zero gradient where it is.
     """
 
     def __init__(
@@ -25,7 +30,7 @@ class Arena:
         self.owner = (
             owner or object()
         )  # stays with a network that moves to another device, and its optimizer's state with it
-        shapes: list[tuple[int, ...]] = list(zip(sizes, sizes[1:], strict=False))
+        shapes: list[tuple[int, ...]] = list(pairwise(sizes))
         shapes += [(width,) for width, wanted in zip(sizes[1:], use_bias, strict=True) if wanted]
         itemsize = backend.itemsize(dtype)
         starts, end = [], 0
@@ -51,7 +56,10 @@ class Arena:
 
 
 class Workspace:
-    """Named buffers that grow to the largest request and are lent out as views; whoever keeps views asks `generation` if they still hold."""
+    """Named buffers that grow to the largest request and are lent out as views.
+
+    Whoever keeps views asks `generation` if they still hold.
+    """
 
     def __init__(self, backend: "Backend", dtype: Any) -> None:
         self.backend, self.dtype = backend, dtype
@@ -69,7 +77,10 @@ class Workspace:
 
 
 class Scratch:
-    """Temporaries for kernel bodies, cut from one growing buffer for each dtype; the views are kept, so that a warm step makes none."""
+    """Temporaries for kernel bodies, cut from one growing buffer for each dtype.
+
+    The views are kept, so that a warm step makes none.
+    """
 
     def __init__(self, backend: "Backend") -> None:
         self._backend = backend

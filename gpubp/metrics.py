@@ -1,6 +1,6 @@
 """Metrics of predictions against targets, on the host in float64, weighted by the samples' weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from gpubp.registry import did_you_mean
 
 
 def accuracy(targets: Any, outputs: Any, weights: Any) -> float:
-    """The weighted share of samples whose decision is right; with several sigmoids, all of a sample's labels must be."""
+    """The weighted share of samples decided rightly; with several sigmoids, all of a sample's labels must be right."""
     if outputs.shape[1] == 1:
         right = (outputs[:, 0] >= 0.5) == (targets.reshape(-1) >= 0.5)
     elif targets.ndim == 1:
@@ -61,8 +61,10 @@ def _unweighted(metric: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], 
 
 
 def resolve(metrics: Any) -> dict[str, Callable[[Any, Any, Any], float]]:
-    """Names and functions (targets, outputs) -> float as one table of functions (targets, outputs, weights) -> float."""
+    """Names and functions (targets, outputs) -> float as a table of functions (targets, outputs, weights) -> float."""
     table: dict[str, Callable[[Any, Any, Any], float]] = {}
+    if not isinstance(metrics, Iterable) and not callable(metrics):
+        raise DataError(f"metrics must be names and functions (targets, outputs) -> float, got {metrics!r}")
     for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
         if callable(metric):
             table[getattr(metric, "__name__", "metric")] = _unweighted(metric)

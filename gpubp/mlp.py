@@ -1,4 +1,7 @@
-"""MLP: a multi-layer perceptron. Sizes become layers; forward, backprop, train_step, fit and predict are what most people ever call."""
+"""MLP: a multi-layer perceptron.
+
+Sizes become layers; forward, backprop, train_step, fit and predict are what most people ever call.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +15,8 @@ import numpy as np
 from gpubp import checkpoint, metrics
 from gpubp.activations import Activation
 from gpubp.backends import get_backend
-from gpubp.data.arrays import as_matrix, as_weights, check_finite, returner
-from gpubp.errors import DataError, DeviceError, ShapeError
+from gpubp.data.arrays import as_host_or_device, as_matrix, as_weights, check_finite, returner
+from gpubp.errors import DataError, DeviceError, GpubpError, ModelFileError, ShapeError
 from gpubp.history import History
 from gpubp.kernel import Array
 from gpubp.losses import Loss
@@ -49,10 +52,12 @@ class MLP:
         sizes: the widths, inputs first, outputs last: [784, 256, 10].
         activation: of the hidden layers: a name, an Activation, or a list with one entry a hidden layer.
         output: the activation of the output layer.
-        loss: a name or a Loss; None picks cross_entropy for softmax, binary_cross_entropy for sigmoid, else squared_error.
+        loss: a name or a Loss; None picks cross_entropy for softmax, binary_cross_entropy for sigmoid, else
+            squared_error.
         use_bias: True, False, or a list with one entry a layer.
         masks: for each layer None or an (inputs, outputs) array of 0 and 1; a weight under a 0 is 0 and stays so.
-        dropout: the probability of dropping each hidden unit while training, or a list with one rate for each layer's input.
+        dropout: the probability of dropping each hidden unit while training, or a list with one rate for each layer's
+            input.
         init: an initializer or its name; None picks one by activation.
         dtype: "float32" or "float64".
         precision: on CUDA with float32, "tf32" or "bfloat16".
@@ -155,8 +160,11 @@ class MLP:
             return [self._copied(view) for view in self.weights], [self._copied(view) for view in self.biases]
 
     def set_parameters(self, weights: Sequence[Any], biases: Sequence[Any] | None = None) -> None:
-        """Overwrite the parameters; masked weights become 0. biases=None leaves the biases as they are, and so does a None among them."""
-        with self._lock:
+        """Overwrite the parameters; masked weights become 0.
+
+        biases=None leaves the biases as they are, and so does a None among them.
+        """
+        with self._session():
             pairs = self._checked("weights", weights, self.weights)
             pairs += [] if biases is None else self._checked("biases", biases, self.biases)
             for view, value in pairs:
@@ -167,18 +175,21 @@ class MLP:
 
     def _checked(self, name: str, given: Sequence[Any], views: Sequence[Array | None]) -> list[tuple[Array, Array]]:
         """Pairs of a view and the array to write there; nothing is written before all have been checked."""
+        if not hasattr(given, "__len__"):
+            raise DataError(f"{name} must be a list with one array a layer, got {given!r}")
         if len(given) != len(views):
             raise ShapeError(f"{name} has {len(given)} entries, but the network has {len(views)} layers")
         pairs = []
         for layer, (value, view) in enumerate(zip(given, views, strict=True)):
             if value is None and (view is None or name == "biases"):
                 continue
-            shape = None if value is None else np.shape(value)
+            given_array = None if value is None else as_host_or_device(f"{name}[{layer}]", value)
+            shape = None if given_array is None else given_array.shape
             if view is None or shape != view.shape:
                 raise ShapeError(
                     f"{name}[{layer}] has shape {shape}, but {'no bias' if view is None else view.shape} is needed"
                 )
-            array = self._network.backend.asarray(value, self.dtype)
+            array = self._network.backend.asarray(given_array, self.dtype)
             check_finite(f"{name}[{layer}]", array, self._network.backend.xp)
             pairs.append((view, array))
         return pairs
@@ -196,8 +207,11 @@ class MLP:
             return returner(x, network.backend)(network.outputs(self._inputs(x)))
 
     def predict(self, x: Any, batch_size: int | None = None, reject_below: float | None = None) -> Any:
-        """Decisions for x (N, inputs): class indices (N,) for softmax; 0 or 1, (N,) for one sigmoid and (N, K) for several; else values,
-        (N,) for one output. `reject_below` gives −1 where the winner's probability is smaller."""
+        """Decisions for x (N, inputs).
+
+        These are class indices (N,) for softmax; 0 or 1, (N,) for one sigmoid and (N, K) for several; else values, (N,)
+        for one output. `reject_below` gives −1 where the winner's probability is smaller.
+        """
         with self._session() as network:
             outputs = network.backend.to_numpy(network.outputs(self._inputs(x), _batch_size(batch_size)))
             return self._given_back(x, network.targets.decide(outputs, reject_below))
@@ -239,7 +253,10 @@ class MLP:
             )
 
     def train_step(self, x: Any, y: Any, optimizer: Optimizer, sample_weight: Any = None) -> Array:
-        """One update on one batch; its loss before the update comes back as a 0-d device array, and nothing waits for the device."""
+        """One update on one batch.
+
+        Its loss before the update comes back as a 0-d device array, and nothing waits for the device.
+        """
         network = self._network
         with self._lock, network.backend.active():  # not _session, whose generator costs a microsecond
             inputs, targets, weights = self._sample(x, y, sample_weight)
@@ -248,7 +265,10 @@ class MLP:
             return cost
 
     def apply_gradients(self, weight_grads: Sequence[Any], bias_grads: Sequence[Any], optimizer: Optimizer) -> None:
-        """One update with gradients from elsewhere: accumulated, clipped, or computed by hand. Masked weights do not move."""
+        """One update with gradients from elsewhere: accumulated, clipped, or computed by hand.
+
+        Masked weights do not move.
+        """
         with self._session() as network:
             pairs = self._checked("weight_grads", weight_grads, network.arena.weight_grads)
             pairs += self._checked("bias_grads", bias_grads, network.arena.bias_grads)
@@ -284,17 +304,21 @@ class MLP:
         """Train for some epochs from the present parameters, and return the history.
 
         Arguments:
-            x, y: arrays, or x alone an iterable of (x, y) or (x, y, weights) batches that can be iterated once an epoch.
+            x, y: arrays, or x alone an iterable of (x, y) or (x, y, weights) batches that can be iterated once an
+                epoch.
             batch_size: rows a step; 1 is stochastic, "full" is batch gradient descent. The last batch may be smaller.
-            optimizer: a name (starts fresh) or an object (keeps its state). learning_rate and weight_decay go with a name only.
+            optimizer: a name (starts fresh) or an object (keeps its state). learning_rate and weight_decay go with a
+                name only.
             schedule: a name, a Schedule, or a function step -> factor on the learning rate.
             clip_norm: the largest Euclidean norm of all gradients together.
             validation: a fraction of the rows (drawn by seed, stratified for classes), (x, y), or (x, y, weights).
-            early_stopping: epochs to wait for a better loss before stopping and restoring the best weights, or an EarlyStopping.
+            early_stopping: epochs to wait for a better loss before stopping and restoring the best weights, or an
+                EarlyStopping.
             class_weight: {class: weight} or "balanced"; multiplies the sample weights.
-            metrics: names ("accuracy", "rmse", "mae", "r2") or functions (targets, outputs) -> float, computed after each epoch with
-                dropout off, on the training data (arrays only) and on the validation data.
-            transform: f(x), f(x, y) or f(x, y, generator) of each batch, returning x or (x, y); the generator is seeded by epoch and step.
+            metrics: names ("accuracy", "rmse", "mae", "r2") or functions (targets, outputs) -> float, computed after
+                each epoch with dropout off, on the training data (arrays only) and on the validation data.
+            transform: f(x), f(x, y) or f(x, y, generator) of each batch, returning x or (x, y); the generator is seeded
+                by epoch and step.
             callbacks: Callback objects, or functions (net, record) called after each epoch; returning True stops.
             verbose: 0 is silent, 1 shows progress on stderr.
 
@@ -348,8 +372,9 @@ class MLP:
     @classmethod
     def _restore(cls, state: dict[str, Any], weights: list[Any], biases: list[Any], device: str) -> Self:
         net = cls.__new__(cls)
-        net._adopt(Network(Structure.from_config(state["structure"]), get_backend(device), state["seed"]))
-        net._network.steps, net._network.epochs, net.metadata = state["steps"], state["epochs"], dict(state["metadata"])
+        net._adopt(Network(Structure.from_config(state["structure"]), get_backend(device), _seed(state["seed"])))
+        net._network.steps, net._network.epochs = int(state["steps"]), int(state["epochs"])
+        net.metadata = dict(state["metadata"])
         net.set_parameters(weights, biases)
         return net
 
@@ -378,7 +403,14 @@ class MLP:
 
 def load(path: str | PathLike[str], device: str = "auto") -> MLP:
     """The network in a file that `MLP.save` wrote, on any device. Raises ModelFileError for anything else."""
-    return MLP._restore(*checkpoint.load_model(path), device)
+    loaded = checkpoint.load_model(path)
+    try:
+        return MLP._restore(*loaded, device)
+    except DeviceError:
+        raise
+    except (GpubpError, LookupError, TypeError, ValueError, AttributeError) as error:
+        # The JSON is whole, but not what was written.
+        raise ModelFileError(f"cannot make a network of {str(path)!r}: {error}") from error
 
 
 def _seed(seed: int | None) -> int:
@@ -393,11 +425,12 @@ def _object(optimizer: Any) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     raise DataError(
-        f"optimizer must be an object such as gpubp.SGD(0.1), got {optimizer!r}: a name would start afresh at every step"
+        f"optimizer must be an object such as gpubp.SGD(0.1), got {optimizer!r}: "
+        "a name would start afresh at every step"
     )
 
 
 def _batch_size(batch_size: Any) -> int | None:
-    if batch_size is None or (isinstance(batch_size, int) and batch_size >= 1):
-        return batch_size
+    if batch_size is None or (isinstance(batch_size, int | np.integer) and batch_size >= 1):
+        return None if batch_size is None else int(batch_size)
     raise DataError(f"batch_size must be a positive integer or None, got {batch_size!r}")

@@ -1,4 +1,7 @@
-"""Network: the machine under an MLP. Layers, parameters and buffers on one device, and the passes over device arrays."""
+"""Network: the machine under an MLP.
+
+Layers, parameters and buffers on one device, and the passes over device arrays.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -149,7 +152,10 @@ class Network:
     def forward_with_loss(
         self, x: Array, targets: Array, factor: Array | float, batch: Batch, step: int | None = None
     ) -> None:
-        """The forward pass, each sample's loss, and the output layer's delta: in one kernel where loss and activation belong together."""
+        """The forward pass, each sample's loss, and the output layer's delta.
+
+        The last two come from one kernel where loss and activation belong together.
+        """
         backend, dense, params, slot, loss = (
             self.backend,
             self.layers[-1],
@@ -212,7 +218,10 @@ class Network:
         optimizer.update(backend, self.arena, learning_rate)
 
     def not_finite(self, cost: Array, rows: int) -> str | None:
-        """What the update of this many rows left that is not finite, in the order in which it was computed; waits for the device."""
+        """What the update of this many rows left that is not finite, in the order in which it was computed.
+
+        Waits for the device.
+        """
 
         def bad(a: Array) -> bool:
             return not bool(self.backend.xp.isfinite(a).all())
@@ -232,7 +241,10 @@ class Network:
         return None
 
     def trace(self, x: Array, targets: Array, weights: Array | None) -> tuple[Array, Array, Batch]:
-        """A backward pass that keeps everything: the cost, ∂C/∂x, and new buffers with every z, y, ∂C/∂y and ∂C/∂z. Dropout off."""
+        """A backward pass that keeps everything: the cost, ∂C/∂x, and new buffers with every z, y, ∂C/∂y and ∂C/∂z.
+
+        Dropout is off.
+        """
         backend, batch = self.backend, self.traced_batch(len(x))
         factor = self.factor(weights, len(x), batch)
         self.forward_with_loss(x, targets, factor, batch)

@@ -1,6 +1,7 @@
-"""Optimizers: one kernel over the flat parameter vector turns gradients into a step. The formulas are PyTorch's, to the last term.
+"""Optimizers: one kernel over the flat parameter vector turns gradients into a step.
 
-Weight decay adds λ W to the gradients of the weights, never of the biases; AdamW decays the weights themselves instead.
+The formulas are PyTorch's, to the last term. Weight decay adds λ W to the gradients of the weights, never of the
+biases; AdamW decays the weights themselves instead.
 """
 
 from math import inf
@@ -46,8 +47,8 @@ def clip_by_norm(backend: Backend, arena: Arena, limit: float) -> None:
 class Optimizer(Component):
     """Turns the gradients in an arena into one step of its parameters.
 
-    The state (velocities, moments) belongs to one network: a network's first step with the optimizer allocates it, and another network
-    is refused until `reset()`.
+    The state (velocities, moments) belongs to one network: a network's first step with the optimizer allocates it, and
+    another network is refused until `reset()`.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
@@ -70,7 +71,8 @@ class Optimizer(Component):
             return
         if self.state and self._arena is not None and self._arena.owner is not arena.owner:
             raise DataError(
-                "this optimizer holds the state of another network; give each network its own, or call optimizer.reset() first"
+                "this optimizer holds the state of another network; "
+                "give each network its own, or call optimizer.reset() first"
             )
         like, held = arena.parameters, self._arena
         moved = (
@@ -237,7 +239,10 @@ def adam(
 
 
 class Adam(Optimizer):
-    """m = β₁ m + (1 − β₁) g, v = β₂ v + (1 − β₂) g², p −= rate · m̂ / (√v̂ + ε) with m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ); Kingma and Ba 2014."""
+    """m = β₁ m + (1 − β₁) g, v = β₂ v + (1 − β₂) g², p −= rate · m̂ / (√v̂ + ε).
+
+    Here m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ); Kingma and Ba 2014.
+    """
 
     state_names = ("m", "v")
 

@@ -1,4 +1,7 @@
-"""Progress of a training on stderr: a live table and loss curve in a terminal, one line an epoch elsewhere, nothing when silent."""
+"""Progress of a training on stderr.
+
+It is a live table and loss curve in a terminal, one line an epoch elsewhere, nothing when silent.
+"""
 
 import sys
 import time
@@ -164,7 +167,7 @@ class Live(Progress):
 
 
 def loss_curve(series: list[list[float]], width: int = 56, height: int = 6) -> Any:
-    """Loss against epoch as braille dots on a logarithmic scale, the training loss in cyan and the validation loss in magenta."""
+    """Loss against epoch as braille dots on a logarithmic scale: training loss in cyan, validation loss in magenta."""
     from rich.text import Text
 
     values = [value for line in series for value in line if isfinite(value) and value > 0]

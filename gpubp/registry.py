@@ -1,4 +1,4 @@
-"""Named components: an activation, a loss, an optimizer, a schedule or an initializer, asked for by name or given as an object."""
+"""Named components: activations, losses, optimizers, schedules, initializers, asked for by name or given as objects."""
 
 import difflib
 import inspect
@@ -15,10 +15,11 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 
 class Component:
-    """The base of the five families. A direct subclass is a family; a subclass of a family is a member, known by its `name`.
+    """The base of the five families.
 
-    The name is the snake_case of the class unless the class states another. Defining a member registers it, so that one class
-    statement puts it on every backend, in every test matrix and in the command line.
+    A direct subclass is a family; a subclass of a family is a member, known by its `name`. The name is the snake_case
+    of the class unless the class states another. Defining a member registers it, so that one class statement puts it on
+    every backend, in every test matrix and in the command line.
     """
 
     family: ClassVar[str]
@@ -43,7 +44,8 @@ class Component:
                 return cls.members[spec]()
             raise DataError(f"{cls.family} {spec!r} is not known; {did_you_mean(spec, sorted(cls.members))}")
         raise DataError(
-            f"{cls.family} must be a name or a gpubp {cls.__name__}, got {spec!r}; known: {', '.join(sorted(cls.members))}"
+            f"{cls.family} must be a name or a gpubp {cls.__name__}, got {spec!r}; "
+            f"known: {', '.join(sorted(cls.members))}"
         )
 
     def config(self) -> dict[str, Any]:

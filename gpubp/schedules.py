@@ -1,4 +1,4 @@
-"""Schedules: the factor on the learning rate, a pure function of the step and of the number of steps that the training will take."""
+"""Schedules: the factor on the learning rate, a pure function of the step and of the number of steps there will be."""
 
 from collections.abc import Callable
 from math import cos, pi
@@ -69,7 +69,7 @@ class Exponential(Schedule):
 
 
 class Step(Schedule):
-    """gamma^⌊drops · step / total⌋: the steps are cut into `drops` equal parts, each with gamma times the rate of the one before."""
+    """gamma^⌊drops · step / total⌋: `drops` equal parts, each with gamma times the rate of the one before."""
 
     def __init__(self, gamma: float = 0.1, drops: int = 3) -> None:
         if not 0 < gamma <= 1:
@@ -98,11 +98,12 @@ def bind(schedule: Any, total: int | None) -> Callable[[int], float]:
     """The schedule as a function of the step alone: a name, a Schedule, or any callable step -> factor."""
     if schedule is None:
         return lambda step: 1.0
-    if callable(schedule):
+    if callable(schedule) and not isinstance(schedule, type):
         return schedule  # type: ignore[no-any-return]
     resolved = Schedule.resolve(schedule)
     if total is None and not isinstance(resolved, (Constant, Inverse)):
         raise DataError(
-            f"schedule={resolved.name!r} needs the number of steps, which an iterable without a length hides; give a list of batches, or a function of the step"
+            f"schedule={resolved.name!r} needs the number of steps, which an iterable without a length hides; "
+            "give a list of batches, or a function of the step"
         )
     return lambda step: resolved.factor(step, total or 0)

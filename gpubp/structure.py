@@ -1,4 +1,7 @@
-"""What a network is, without its parameters: sizes, activations, loss, biases, masks, dropout. Checked once; kept in model files."""
+"""What a network is, without its parameters: sizes, activations, loss, biases, masks, dropout.
+
+It is checked once, and kept in model files.
+"""
 
 import base64
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from gpubp.activations import Activation
+from gpubp.data.arrays import as_host_or_device
 from gpubp.errors import DataError, ShapeError
 from gpubp.initializers import Initializer
 from gpubp.losses import DEFAULTS, Loss, SquaredError
@@ -60,8 +64,6 @@ class Structure:
         biases = _per_layer("use_bias", use_bias, hidden + 1)
         if not all(isinstance(wanted, bool | np.bool_) for wanted in biases):
             raise DataError(f"use_bias must be True, False or a list of them, got {use_bias!r}")
-        if str(np.dtype(dtype)) not in ("float32", "float64"):
-            raise DataError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
         return cls(
             sizes=widths,
             activations=chosen,
@@ -70,7 +72,7 @@ class Structure:
             masks=_masks(masks, widths),
             dropout=_dropout(dropout, hidden),
             initializer=None if init is None else Initializer.resolve(init),
-            dtype=str(np.dtype(dtype)),
+            dtype=_dtype(dtype),
         )
 
     def config(self) -> dict[str, Any]:
@@ -93,10 +95,8 @@ class Structure:
     def from_config(cls, config: dict[str, Any]) -> Self:
         sizes = config["sizes"]
         masks = [
-            None
-            if mask is None
-            else np.unpackbits(np.frombuffer(base64.b64decode(mask), np.uint8), count=m * n).reshape(m, n)
-            for mask, (m, n) in zip(config["masks"], pairwise(sizes), strict=True)
+            None if mask is None else _unpacked(mask, *shape)
+            for mask, shape in zip(config["masks"], pairwise(sizes), strict=True)
         ]
         activations = [Activation.from_config(entry) for entry in config["activations"]]
         init = config["initializer"] and Initializer.from_config(config["initializer"])
@@ -118,9 +118,27 @@ def _sizes(sizes: Sequence[int]) -> list[int]:
     listed = list(sizes) if isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str) else []
     if len(listed) < 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in listed):
         raise DataError(
-            f"sizes must be a list of at least 2 positive integers (inputs, hidden layers, outputs), such as [784, 256, 10], got {sizes!r}"
+            "sizes must be a list of at least 2 positive integers (inputs, hidden layers, outputs), "
+            f"such as [784, 256, 10], got {sizes!r}"
         )
     return [int(n) for n in listed]
+
+
+def _unpacked(mask: str, inputs: int, outputs: int) -> Any:
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(mask, validate=True), np.uint8))
+    if not 0 <= bits.size - inputs * outputs < 8:
+        raise DataError(f"a mask of {bits.size} bits is no mask for {inputs} x {outputs} weights")
+    return bits[: inputs * outputs].reshape(inputs, outputs)
+
+
+def _dtype(dtype: Any) -> str:
+    try:
+        name = str(np.dtype(dtype))
+    except TypeError:
+        name = ""
+    if dtype is None or name not in ("float32", "float64"):  # to NumPy, None is float64
+        raise DataError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return name
 
 
 def _per_layer(name: str, value: Any, count: int) -> list[Any]:
@@ -129,7 +147,8 @@ def _per_layer(name: str, value: Any, count: int) -> list[Any]:
         return [value] * count
     if len(value) != count:
         raise DataError(
-            f"{name} has {len(value)} entries, but this network needs {count}; give one value for all, or {count} of them"
+            f"{name} has {len(value)} entries, but this network needs {count}; "
+            f"give one value for all, or {count} of them"
         )
     return list(value)
 
@@ -154,7 +173,7 @@ def _masks(masks: Any, sizes: list[int]) -> list[Any]:
         if mask is None:
             checked.append(None)
             continue
-        array = np.array(mask)
+        array = np.array(as_host_or_device(f"masks[{layer}]", mask))
         if array.shape != shape:
             raise ShapeError(
                 f"masks[{layer}] has shape {array.shape}, but the weights of layer {layer} have shape {shape}"

@@ -1,4 +1,7 @@
-"""Trainer: the loop over epochs and batches, with schedules, validation, early stopping, callbacks, Ctrl-C and the diagnosis of divergence."""
+"""Trainer: the loop over epochs and batches.
+
+With it go schedules, validation, early stopping, callbacks, Ctrl-C and the diagnosis of divergence.
+"""
 
 import signal
 import threading
@@ -52,7 +55,8 @@ class Trainer:
     ) -> None:
         self.net, self.network = net, net._network
         self.epochs = _count("epochs", epochs)
-        self.batch_size = batch_size if batch_size == "full" else _count("batch_size", batch_size, ' or "full"')
+        full = isinstance(batch_size, str) and batch_size == "full"
+        self.batch_size = batch_size if full else _count("batch_size", batch_size, ' or "full"')
         self.optimizer = _optimizer(optimizer, learning_rate, weight_decay)
         self.schedule, self.transform, self.shuffle, self.class_weight = schedule, transform, shuffle, class_weight
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
@@ -181,7 +185,8 @@ class Trainer:
                 if not rows:  # interrupted before the epoch's first step
                     break
                 record = {"epoch": epoch, "loss": loss, **self._validate(train, held_out)}
-                record |= {"learning_rate": self._rate(factor, self._step - 1) or self.optimizer.learning_rate}
+                rate = self._rate(factor, self._step - 1)
+                record |= {"learning_rate": self.optimizer.learning_rate if rate is None else rate}
                 record |= {"seconds": time.perf_counter() - began, "samples_per_second": rows / (trained - began)}
                 history.records.append(record)
                 progress.epoch(record)
@@ -191,7 +196,7 @@ class Trainer:
                 stop = [callback.on_epoch_end(self.net, record) for callback in self.callbacks]
                 if interrupted():
                     break
-                if any(wish is True for wish in stop):
+                if any(isinstance(wish, bool | np.bool_) and wish for wish in stop):
                     history.stopped = "callback"
                     break
                 if self.early_stopping and self.early_stopping.exhausted:
@@ -226,7 +231,7 @@ class Trainer:
         return None if factor is None else self.optimizer.learning_rate * float(factor(step))
 
     def _validate(self, train: Arrays | StreamBatches, held_out: Arrays | None) -> dict[str, float]:
-        """Metrics after the epoch, with dropout off: of the training data where it is at hand, and of the validation data."""
+        """Metrics after the epoch, with dropout off: of the training data where at hand, and of the validation data."""
         record: dict[str, float] = {}
         if self.metrics and not isinstance(train, StreamBatches):
             record = {name: value for name, value in self.network.score(*train, self.metrics).items() if name != "loss"}
@@ -242,10 +247,16 @@ class Trainer:
         backend, parameters = self.network.backend, self.network.arena.parameters
         norm = backend.empty((), self.network.dtype)
         backend.run(squared_norm, parameters, norm)
-        return costs.finite and bool(np.isfinite(backend.to_numpy(norm)))
+        if not costs.finite:
+            return False
+        # The sum of squares may overflow where no parameter has.
+        return bool(np.isfinite(backend.to_numpy(norm))) or bool(backend.xp.isfinite(parameters).all())
 
     def _diagnose(self, batches: Any, factor: Any, epoch: int, start: "Snapshot") -> str:
-        """Replay the epoch, looking at every step, to name the step and the layer; the network is left as the epoch began."""
+        """Replay the epoch, looking at every step, to name the step and the layer.
+
+        The network is left as the epoch began.
+        """
         network, found = (
             self.network,
             "the replayed epoch was finite, so the batches or a transform are not reproducible",
@@ -259,9 +270,11 @@ class Trainer:
                 found = f"at step {step} {culprit}"
                 break
         start.restore()
+        restored = f"end of epoch {epoch - 1}" if epoch > 1 else "start"
         return (
-            f"training diverged in epoch {epoch}: {found}. The network is back at the {'end of epoch ' + str(epoch - 1) if epoch > 1 else 'start'}. "
-            f"Try a smaller learning rate (it was {self.optimizer.learning_rate:g}) or clip_norm=1.0, and check the scale of x"
+            f"training diverged in epoch {epoch}: {found}. The network is back at the {restored}. "
+            f"Try a smaller learning rate (it was {self.optimizer.learning_rate:g}) or clip_norm=1.0, "
+            "and check the scale of x"
         )
 
 
@@ -358,7 +371,8 @@ def _optimizer(spec: Any, learning_rate: float | None, weight_decay: float) -> O
     if isinstance(spec, Optimizer):
         if learning_rate is not None or weight_decay:
             raise DataError(
-                f"learning_rate and weight_decay belong to the optimizer object {spec!r}; set them there, or give its name"
+                f"learning_rate and weight_decay belong to the optimizer object {spec!r}; "
+                "set them there, or give its name"
             )
         return spec
     optimizer = Optimizer.resolve(spec)

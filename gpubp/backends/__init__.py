@@ -9,8 +9,9 @@ __all__ = ["Backend", "devices", "get_backend"]
 
 
 def get_backend(device: str = "auto") -> Backend:
-    """A new backend for "cpu", "cuda", "cuda:N", or "auto": the first GPU where one works, else the CPU, with the reason kept in
-    `backend.fallback`.
+    """A new backend for "cpu", "cuda", "cuda:N", or "auto": the first GPU where one works, else the CPU.
+
+    Where "auto" falls back on the CPU, `backend.fallback` keeps the reason.
 
     Raises DeviceError, with the reason and the remedy, when a GPU is asked for by name and is not there.
 
@@ -20,7 +21,7 @@ def get_backend(device: str = "auto") -> Backend:
     kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
     if device == "cpu":
         return NumpyBackend()
-    if device != "auto" and (kind != "cuda" or (":" in device and not number.isdigit())):
+    if device != "auto" and (kind != "cuda" or (":" in device and not number.isdecimal())):
         raise DataError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     index = int(number or 0)
     reason = why_not(index)

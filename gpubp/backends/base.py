@@ -1,4 +1,4 @@
-"""What a device must be able to do: about a dozen operations, every result written into an array that the caller gives."""
+"""What a device must be able to do: about a dozen operations, each written into an array that the caller gives."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
@@ -13,7 +13,8 @@ from gpubp.memory import Scratch
 class Backend(ABC):
     """One device. Layers, losses and optimizers do all their arithmetic through it and never ask which one it is.
 
-    Every network has a backend object of its own, because the scratch memory of its kernels is not to be shared between threads.
+    Every network has a backend object of its own, because the scratch memory of its kernels is not to be shared between
+    threads.
     """
 
     name: str  # "cpu", "cuda:0"
@@ -32,8 +33,10 @@ class Backend(ABC):
 
     @abstractmethod
     def active(self) -> AbstractContextManager[Any]:
-        """The context that every public call runs in: the right device is current, floating-point warnings are off (gpubp reports
-        non-finite results itself, with the step and the layer)."""
+        """The context that every public call runs in: the right device is current, floating-point warnings are off.
+
+        The warnings are not missed: gpubp reports non-finite results itself, with the step and the layer.
+        """
 
     @abstractmethod
     def asarray(self, a: Any, dtype: Any) -> Array:
@@ -62,7 +65,7 @@ class Backend(ABC):
 
     @abstractmethod
     def matmul(self, a: Array, b: Array, out: Array) -> None:
-        """out ← a b. Transposed views are passed on as flags, never copied; `out` is C-contiguous and overlaps neither."""
+        """out ← a b, where `out` is C-contiguous and overlaps neither; transposed views go as flags, never copied."""
 
     @abstractmethod
     def column_sum(self, a: Array, out: Array) -> None:

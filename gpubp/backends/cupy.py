@@ -1,7 +1,8 @@
-"""CUDA GPUs through CuPy: the plain route, right first. The only module that imports CuPy, and only when a GPU is asked for.
+"""CUDA GPUs through CuPy: the plain route, right first.
 
-An elementwise kernel with a device function in `kernels/` becomes a `cupy.ElementwiseKernel` with that file as its preamble; any other
-kernel runs its NumPy body on CuPy arrays.
+This is the only module that imports CuPy, and it does so only when a GPU is asked for. An elementwise kernel with a
+device function in `kernels/` becomes a `cupy.ElementwiseKernel` with that file as its preamble; any other kernel runs
+its NumPy body on CuPy arrays.
 """
 
 import functools
@@ -15,12 +16,15 @@ from gpubp.kernel import Array, Kernel
 
 @functools.cache
 def why_not(index: int = 0) -> str | None:
-    """Why this GPU cannot be used, with what would mend it; None if it can. Runs one kernel and one matrix product to know."""
+    """Why this GPU cannot be used, with what would mend it; None if it can.
+
+    To know, it runs one kernel and one matrix product.
+    """
     try:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError)
-        return f"CuPy is {'not installed' if missing else f'broken ({error})'}; for CUDA 12 or 13: pip install 'gpubp[cuda12]' or 'gpubp[cuda13]'"
+        trouble = "not installed" if isinstance(error, ModuleNotFoundError) else f"broken ({error})"
+        return f"CuPy is {trouble}; for CUDA 12 or 13: pip install 'gpubp[cuda12]' or 'gpubp[cuda13]'"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -32,7 +36,10 @@ def why_not(index: int = 0) -> str | None:
             a = cupy.ones((2, 2), "float32")
             works = float((a @ (a + 1)).sum()) == 16.0
     except (RuntimeError, ImportError, OSError) as error:  # what a missing NVRTC or cuBLAS, or an old driver, raises
-        return f"CuPy cannot run on cuda:{index} ({type(error).__name__}: {error}); pip install 'gpubp[cuda12]' or 'gpubp[cuda13]' brings the CUDA libraries"
+        return (
+            f"CuPy cannot run on cuda:{index} ({type(error).__name__}: {error}); "
+            "pip install 'gpubp[cuda12]' or 'gpubp[cuda13]' brings the CUDA libraries"
+        )
     return None if works else f"cuda:{index} gave a wrong matrix product; check the driver and CuPy's installation"
 
 

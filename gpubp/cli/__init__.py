@@ -1,4 +1,7 @@
-"""The command line: `gpubp train`, `evaluate`, `devices`. Results go to stdout, progress to stderr, and errors to an exit code."""
+"""The command line: `gpubp train`, `evaluate`, `devices`.
+
+Results go to stdout, progress to stderr, and errors to an exit code.
+"""
 
 import os
 import sys

@@ -30,4 +30,5 @@ def command(model: Path, data: str, device: str, seed: int, as_json: bool, quiet
     if as_json:
         click.echo(json.dumps({**scores, "samples": len(rows)}))
     else:
-        click.echo(f"accuracy {scores['accuracy']:.2%} ({round(scores['accuracy'] * len(rows))} of {len(rows)}), loss {scores['loss']:.4f}")
+        right = round(scores["accuracy"] * len(rows))
+        click.echo(f"accuracy {scores['accuracy']:.2%} ({right} of {len(rows)}), loss {scores['loss']:.4f}")

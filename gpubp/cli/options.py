@@ -14,7 +14,9 @@ def shared(command: Command) -> Command:
         click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
         click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, shuffles and dropout."),
+        click.option(
+            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, shuffles and dropout."
+        ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     ):
         command = option(command)
@@ -24,7 +26,7 @@ def shared(command: Command) -> Command:
 def widths(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
     """The widths of hidden layers: 256,128; none for no hidden layer."""
     parts = [] if value == "none" else value.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{value!r} is not a list of positive widths such as 256,128 (or none)", ctx, param)
     return [int(part) for part in parts]
 
@@ -33,6 +35,6 @@ def batch_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     """A positive number of rows, or full."""
     if value is None or value == "full":
         return value
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"{value!r} is neither a positive number of rows nor full", ctx, param)
     return int(value)

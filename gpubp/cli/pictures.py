@@ -1,4 +1,4 @@
-"""Pictures in a terminal: a grey image drawn in half-blocks, two pixels a character, with the network's opinion beside it."""
+"""Pictures in a terminal: a grey image in half-blocks, two pixels a character, with the network's opinion beside it."""
 
 from typing import Any
 
@@ -35,7 +35,8 @@ def _grey(value: float) -> str:
 def opinion(probabilities: Any, truth: int, count: int = 3) -> Text:
     """The likeliest classes and the true one, each with a bar."""
     ranked = list(np.argsort(-probabilities)[:count])
-    text = Text(f"a {truth}, taken for a {ranked[0]}\n" if ranked[0] != truth else f"a {truth}, just recognised\n", style="bold")
+    outcome = f"taken for a {ranked[0]}" if ranked[0] != truth else "just recognised"
+    text = Text(f"a {truth}, {outcome}\n", style="bold")
     for label in ranked if truth in ranked else [*ranked, truth]:
         bar = "█" * round(20 * float(probabilities[label]))
         text.append(f"{label} {bar or '▏'} {probabilities[label]:.1%}\n", style="green" if label == truth else "red")

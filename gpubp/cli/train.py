@@ -85,7 +85,8 @@ def command(
     scores = net.evaluate(dataset.x[test_rows], dataset.y[test_rows])
     if as_json:
         seconds = sum(record["seconds"] for record in history)
-        click.echo(json.dumps({**scores, "epochs": len(history), "seconds": seconds, "model": str(model), "stopped": history.stopped}))
+        run = {"epochs": len(history), "seconds": seconds, "model": str(model), "stopped": history.stopped}
+        click.echo(json.dumps({**scores, **run}))
     else:
         _report(net, dataset, test_rows, scores, model)
     if history.stopped == "interrupted":
@@ -93,16 +94,19 @@ def command(
 
 
 def _folder(out: Path | None, name: str) -> Path:
-    """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... that is not there yet, so that no model is overwritten."""
+    """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... not there yet, so no model is overwritten."""
     from itertools import count
 
     from gpubp.errors import GpubpError
 
-    folder = out or next(path for n in count(1) if not (path := Path("runs") / (name if n == 1 else f"{name}-{n}")).exists())
+    paths = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in count(1))
+    folder = out or next(path for path in paths if not path.exists())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GpubpError(f"cannot make the folder {str(folder)!r}: {error.strerror}; choose another with --out") from None
+        raise GpubpError(
+            f"cannot make the folder {str(folder)!r}: {error.strerror}; choose another with --out"
+        ) from None
     return folder
 
 
@@ -113,9 +117,12 @@ def _report(net: Any, dataset: Any, rows: Any, scores: dict[str, float], model: 
 
     right = round(scores["accuracy"] * len(rows))
     console = Console(highlight=False)
-    console.print(f"[bold green]test accuracy {scores['accuracy']:.2%}[/] ({right} of {len(rows)}), loss {scores['loss']:.4f}")
+    console.print(
+        f"[bold green]test accuracy {scores['accuracy']:.2%}[/] ({right} of {len(rows)}), loss {scores['loss']:.4f}"
+    )
     console.print(f"model saved to {model}", soft_wrap=True)
     console.print(f"evaluate it: [bold]{command_line('evaluate', str(model), dataset.name)}[/]", soft_wrap=True)
     if dataset.image:
         console.print("\nthe two it got most wrong:")
-        console.print(most_wrong(dataset.x[rows], dataset.y[rows], net.predict_proba(dataset.x[rows]), dataset.image, colour=console.color_system is not None))
+        x, y, colour = dataset.x[rows], dataset.y[rows], console.color_system is not None
+        console.print(most_wrong(x, y, net.predict_proba(x), dataset.image, colour=colour))

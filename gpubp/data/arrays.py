@@ -1,7 +1,11 @@
-"""What a user gives and gets: any array-like comes in, is checked and lands on the device; results go back as the kind that came."""
+"""What a user gives and gets.
+
+Any array-like comes in, is checked and lands on the device; results go back as the kind that came.
+"""
 
 import sys
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -49,7 +53,7 @@ def _from_dlpack(name: str, a: Any) -> Any:
 
 def as_matrix(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Array:
     """`a` on the device as a C-contiguous (N, width) array of this dtype: itself where it is one already."""
-    if not isinstance(a, backend.xp.ndarray):
+    if not isinstance(a, backend.xp.ndarray) or a.dtype != dtype:
         a = as_host_or_device(name, a)
     if a.ndim != 2 or a.shape[1] != width:
         raise ShapeError(f"{name} has shape {a.shape}, but (N, {width}) is needed{_reshape_hint(name, a, width)}")
@@ -63,7 +67,7 @@ def _reshape_hint(name: str, a: Any, width: int) -> str:
         return f"; for a single sample pass {name}[None, :]"
     if a.ndim == 1 and width == 1:
         return f"; pass {name}[:, None]"
-    if a.ndim > 2 and a[0].size == width:
+    if a.ndim > 2 and prod(a.shape[1:]) == width:
         return f"; flatten each sample first: {name}.reshape(len({name}), -1)"
     return ""
 
@@ -76,7 +80,8 @@ def check_finite(name: str, a: Any, xp: Any) -> None:
     if len(places):
         where = ", ".join(f"{axis} {int(i)}" for axis, i in zip(("row", "column"), places[0], strict=False))
         raise DataError(
-            f"{name} has {len(places)} values that are not finite, the first in {where} ({a[tuple(places[0])]}); remove or impute them first"
+            f"{name} has {len(places)} values that are not finite, the first in {where} ({a[tuple(places[0])]}); "
+            "remove or impute them first"
         )
 
 
@@ -87,16 +92,17 @@ def as_weights(sample_weight: Any, rows: int, backend: Backend, dtype: str) -> A
     weights = as_host_or_device("sample_weight", sample_weight)
     if weights.shape not in ((rows,), (rows, 1)):
         raise ShapeError(
-            f"sample_weight has shape {weights.shape}, but one weight for each of the {rows} samples is needed: ({rows},)"
+            f"sample_weight has shape {weights.shape}, "
+            f"but one weight for each of the {rows} samples is needed: ({rows},)"
         )
     check_finite("sample_weight", weights, backend.xp if not isinstance(weights, np.ndarray) else np)
-    if bool((weights < 0).any()):
+    if float(weights.min()) < 0:
         raise DataError(f"sample_weight must not be negative, its least is {float(weights.min())}")
     return backend.asarray(weights, dtype).reshape(rows, 1)
 
 
 def returner(a: Any, backend: Backend) -> Callable[[Array], Any]:
-    """A function that gives a device array back as the kind of array that `a` is: NumPy, CuPy, or whatever speaks DLPack."""
+    """A function that gives a device array back as the kind that `a` is: NumPy, CuPy, or whatever speaks DLPack."""
     package = type(a).__module__.partition(".")[0]
     if package == "cupy":
         return lambda result: sys.modules["cupy"].asarray(result)

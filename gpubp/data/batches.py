@@ -15,7 +15,10 @@ Convert = Callable[[Any, Any, Any], DeviceBatch]  # from what a user gives to wh
 
 
 class ArrayBatches:
-    """All rows once an epoch, `size` at a time; the last batch holds what is left. The shuffle is a function of (seed, epoch) alone."""
+    """All rows once an epoch, `size` at a time; the last batch holds what is left.
+
+    The shuffle is a function of (seed, epoch) alone.
+    """
 
     def __init__(
         self, backend: Backend, x: Array, targets: Array, weights: Array | None, size: int, shuffle: bool, seed: int
@@ -75,7 +78,10 @@ class StreamBatches:
 
 
 class Transformed:
-    """Batches changed by a user's function before the network sees them, with a generator that is a function of (seed, epoch, step)."""
+    """Batches changed by a user's function before the network sees them.
+
+    The function's generator is itself a function of (seed, epoch, step).
+    """
 
     def __init__(
         self, batches: "ArrayBatches | StreamBatches", transform: Callable[..., Any], convert: Convert, seed: int
@@ -100,13 +106,14 @@ class Transformed:
             x = x.copy()  # the function may write into it, and unshuffled batches are the user's own rows
             result = self.transform(*(x, targets.copy(), generator)[: self.count])
             if self.count == 1:
-                yield self.convert(result, targets, None)[:2] + (weights,)
+                yield *self.convert(result, targets, None)[:2], weights
                 continue
             if not isinstance(result, tuple) or len(result) != 2:
                 raise DataError("transform must return (x, y) when it takes y")
             new_x, new_targets, _ = self.convert(*result, None)
             if weights is not None and len(new_x) != len(weights):
                 raise DataError(
-                    f"transform changed the number of rows from {len(weights)} to {len(new_x)}, but the samples have weights"
+                    f"transform changed the number of rows from {len(weights)} to {len(new_x)}, "
+                    "but the samples have weights"
                 )
             yield new_x, new_targets, weights

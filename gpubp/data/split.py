@@ -10,12 +10,15 @@ from gpubp.errors import DataError, ShapeError
 def split_rows(rows: int, fraction: float, seed: int, labels: Any = None) -> tuple[Any, Any]:
     """Row numbers of the two parts, each in ascending order; the second holds ⌈fraction · rows⌉ of them.
 
-    With labels each class gives its share, by largest remainders, so the parts' proportions are as equal as whole rows allow.
+    With labels each class gives its share, by largest remainders, so the parts' proportions are as equal as whole rows
+    allow.
     """
-    count = int(np.ceil(fraction * rows)) if 0 < fraction < 1 else 0
+    usable = isinstance(fraction, int | float | np.floating) and 0 < fraction < 1
+    count = int(np.ceil(fraction * rows)) if usable else 0
     if not 0 < count < rows:
         raise DataError(
-            f"a fraction strictly between 0 and 1 that leaves both parts at least one row is needed, got {fraction!r} of {rows} rows"
+            "a fraction strictly between 0 and 1 that leaves both parts at least one row is needed, "
+            f"got {fraction!r} of {rows} rows"
         )
     generator = np.random.default_rng([seed, 2])
     groups = [np.arange(rows)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -32,6 +35,16 @@ def is_classes(y: Any) -> bool:
     return bool(y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)) and (y.dtype.kind in "iub")
 
 
+def _array(name: str, a: Any) -> Any:
+    try:
+        array = np.asarray(a)
+    except ValueError as error:  # ragged lists
+        raise DataError(f"{name} is not a rectangular array ({error}); give every row the same length") from None
+    if not array.ndim:
+        raise ShapeError(f"{name} has shape (), but one row or more is needed")
+    return array
+
+
 def train_test_split(x: Any, y: Any, test: float = 0.2, seed: int = 0) -> tuple[Any, Any, Any, Any]:
     """(x_train, x_test, y_train, y_test) as new arrays; stratified when y holds whole numbers, one a sample.
 
@@ -41,7 +54,9 @@ def train_test_split(x: Any, y: Any, test: float = 0.2, seed: int = 0) -> tuple[
     >>> sorted(y_test.tolist())
     [0, 1]
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = _array("x", x), _array("y", y)
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise DataError(f"seed must be an integer, 0 or greater, got {seed!r}")
     if len(x) != len(y):
         raise ShapeError(f"x has {len(x)} rows and y has {len(y)}; they must match")
     train_rows, test_rows = split_rows(len(x), test, seed, y.reshape(-1) if is_classes(y) else None)

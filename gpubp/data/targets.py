@@ -1,4 +1,7 @@
-"""Targets: what a network's outputs are compared with, and what its predictions mean. The output activation decides the task."""
+"""Targets: what a network's outputs are compared with, and what its predictions mean.
+
+The output activation decides the task.
+"""
 
 from typing import Any, Literal
 
@@ -14,7 +17,10 @@ Task = Literal["classes", "binary", "labels", "values"]
 
 
 class Targets:
-    """Encodes y for one network: class indices stay indices (int64, one-hot is made a batch at a time), all else becomes (N, outputs)."""
+    """Encodes y for one network: class indices stay indices, all else becomes (N, outputs).
+
+    The indices are int64; one-hot is made a batch at a time.
+    """
 
     def __init__(self, structure: Structure) -> None:
         self.outputs = structure.sizes[-1]
@@ -26,8 +32,11 @@ class Targets:
             self.task = "binary" if self.outputs == 1 else "labels"
 
     def encode(self, y: Any, rows: int, backend: Backend) -> Array:
-        """`y` on the device: int64 class indices (N,), or (N, outputs) in the network's dtype. Waits for nothing if y is a host array."""
-        if not isinstance(y, backend.xp.ndarray):
+        """`y` on the device: int64 class indices (N,), or (N, outputs) in the network's dtype.
+
+        Waits for nothing if y is a host array.
+        """
+        if not isinstance(y, backend.xp.ndarray) or y.dtype.kind not in "fiub":
             y = as_host_or_device("y", y)
         if len(y) != rows if y.ndim else True:
             raise ShapeError(f"y has shape {y.shape}, but x has {rows} rows; give one target for each")
@@ -43,13 +52,17 @@ class Targets:
             )
             raise ShapeError(f"y has shape {y.shape}, but {wanted} is needed")
         self._check_values(y, np if isinstance(y, np.ndarray) else backend.xp)
-        return as_matrix("y", y, backend, self.dtype, self.outputs)
+        targets = as_matrix("y", y, backend, self.dtype, self.outputs)
+        if self.task == "classes":
+            self._check_rows(targets, backend)
+        return targets
 
     def _indices(self, y: Any, backend: Backend) -> Array:
         if y.dtype.kind == "f":
             if not bool((y == y.astype("int64")).all()):
                 raise DataError(
-                    f"y must hold class indices 0..{self.outputs - 1}, got fractions; for regression use output='identity'"
+                    f"y must hold class indices 0..{self.outputs - 1}, got fractions; "
+                    "for regression use output='identity'"
                 )
         elif y.dtype.kind not in "iub":
             raise DataError(f"y has dtype {y.dtype}, but class indices are needed")
@@ -59,7 +72,8 @@ class Targets:
             low, high = int(labels.min()), int(labels.max())
             remedy = "; for two classes with one output use output='sigmoid'" if self.outputs == 1 else ""
             raise DataError(
-                f"y holds labels from {low} to {high}, but this network has {self.outputs} outputs, for labels 0..{self.outputs - 1}{remedy}"
+                f"y holds labels from {low} to {high}, but this network has {self.outputs} outputs, "
+                f"for labels 0..{self.outputs - 1}{remedy}"
             )
         return backend.asarray(labels, "int64")
 
@@ -69,17 +83,26 @@ class Targets:
         if y.size and (float(y.min()) < low or float(y.max()) > high):
             remedy = "; for other labels map them to 0 and 1 first" if self.task in ("binary", "labels") else ""
             raise DataError(
-                f"y runs from {float(y.min()):g} to {float(y.max()):g}, but loss={self.loss.name!r} takes targets in [{low:g}, {high:g}]{remedy}"
+                f"y runs from {float(y.min()):g} to {float(y.max()):g}, "
+                f"but loss={self.loss.name!r} takes targets in [{low:g}, {high:g}]{remedy}"
             )
-        if self.task == "classes" and y.size and float(abs(y.sum(axis=1) - 1).max()) > 1e-3:
+
+    def _check_rows(self, targets: Array, backend: Backend) -> None:
+        (sums,) = backend.scratch.take(1, targets[:, :1])  # so that a warm step allocates nothing
+        backend.xp.sum(targets, axis=1, keepdims=True, out=sums)
+        if sums.size and max(1 - float(sums.min()), float(sums.max()) - 1) > 1e-3:
             raise DataError(
-                "each row of y must sum to 1 (probabilities of the classes); for several labels a sample use output='sigmoid'"
+                "each row of y must sum to 1 (probabilities of the classes); "
+                "for several labels a sample use output='sigmoid'"
             )
 
     def decide(self, outputs: Any, reject_below: float | None = None) -> Any:
         """Predictions from a network's outputs (host arrays), as `MLP.predict` describes them."""
         if reject_below is not None and self.task not in ("classes", "binary"):
             raise DataError("reject_below needs a softmax or a single sigmoid output; this network has neither")
+        number = isinstance(reject_below, int | float | np.floating)
+        if reject_below is not None and not (number and 0 <= reject_below <= 1):
+            raise DataError(f"reject_below is a probability in [0, 1], got {reject_below!r}")
         if self.task == "values":
             return outputs[:, 0].copy() if self.outputs == 1 else outputs
         if self.task == "labels":

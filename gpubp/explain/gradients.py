@@ -1,4 +1,7 @@
-"""The gradient check: are these gradients the derivatives of the cost? Asked of NumPy in float64, whatever device the network is on."""
+"""The gradient check: are these gradients the derivatives of the cost?
+
+It is asked of NumPy in float64, whatever device the network is on.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.backends.numpy import NumpyBackend
+from gpubp.data.arrays import as_host_or_device
 from gpubp.errors import ShapeError
 from gpubp.losses import weighted_sum
 from gpubp.mlp import MLP, Backprop
@@ -23,8 +27,8 @@ FLOAT32_TOLERANCE = 1e-4  # what rounding alone may do to a float32 gradient of 
 class GradientReport:
     """The outcome of a gradient check.
 
-    `error` is the largest, over the tensors, of ‖a − n‖ / max(‖a‖, ‖n‖, 1e-12 max(1, |C|)) with a the given and n the numerical
-    gradient; `where` names the worst tensor and, where every entry was checked, its worst entry.
+    `error` is the largest, over the tensors, of ‖a − n‖ / max(‖a‖, ‖n‖, 1e-12 max(1, |C|)) with a the given and n the
+    numerical gradient; `where` names the worst tensor and, where every entry was checked, its worst entry.
     """
 
     ok: bool
@@ -44,11 +48,11 @@ class GradientReport:
 
 
 def check_gradients(net: MLP, x: Any, y: Any, gradients: Any = None) -> GradientReport:
-    """Compare gradients with numerical derivatives of the cost, ∂C/∂θ ≈ Im C(θ + ih) / h where all of the network is analytic, else
-    fourth-order central differences.
+    """Compare gradients with numerical derivatives of the cost.
 
-    Without `gradients` those of `net.backprop(x, y)` are checked; otherwise a pair (weight_grads, bias_grads), from a paper or another
-    implementation. Dropout is off, masked weights are left out, and the network is not changed.
+    These are ∂C/∂θ ≈ Im C(θ + ih) / h where all of the network is analytic, else fourth-order central differences.
+    Without `gradients` those of `net.backprop(x, y)` are checked; otherwise a pair (weight_grads, bias_grads), from a
+    paper or another implementation. Dropout is off, masked weights are left out, and the network is not changed.
 
     >>> net = MLP([2, 3, 2], dtype="float64", seed=0)
     >>> check_gradients(net, [[0.5, -1.0]], [1]).ok
@@ -65,8 +69,7 @@ def check_gradients(net: MLP, x: Any, y: Any, gradients: Any = None) -> Gradient
     for name, view, mask, tensor in cost.tensors(given):
         directions = _entries(view, mask) if every_entry else _direction(view, mask)
         pairs = [
-            (where, float((tensor * direction).sum()), cost.derivative(view, direction))
-            for where, direction in directions
+            (where, _along(tensor, direction), cost.derivative(view, direction)) for where, direction in directions
         ]
         a, n = np.array([[given_value, numerical] for _, given_value, numerical in pairs]).reshape(-1, 2).T
         norms = [float(np.linalg.norm(v)) for v in (a - n, a, n)]
@@ -146,6 +149,12 @@ def _direction(view: Any, mask: Any) -> Iterator[tuple[str, Any]]:
     yield " along a random direction", direction / np.linalg.norm(direction)
 
 
+def _along(tensor: Any, direction: Any) -> float:
+    """Their inner product, in which a NaN of the tensor counts only where the direction has a part."""
+    part = direction != 0
+    return float(tensor[part] @ direction[part])
+
+
 def _pair(gradients: Any, net: MLP) -> tuple[list[Any], list[Any]]:
     """(weight_grads, bias_grads) as float64 arrays of the parameters' shapes."""
     if isinstance(gradients, Backprop):
@@ -160,8 +169,9 @@ def _pair(gradients: Any, net: MLP) -> tuple[list[Any], list[Any]]:
             raise ShapeError(f"{name} has {len(given)} entries, but the network has {len(views)} layers")
         tensors = []
         for layer, (value, view) in enumerate(zip(given, views, strict=True)):
-            if view is not None and np.shape(value) != view.shape:
-                raise ShapeError(f"{name}[{layer}] has shape {np.shape(value)}, but {view.shape} is needed")
-            tensors.append(None if view is None else np.asarray(value, np.float64))
+            array = None if view is None else as_host_or_device(f"{name}[{layer}]", value)
+            if array is not None and array.shape != view.shape:
+                raise ShapeError(f"{name}[{layer}] has shape {array.shape}, but {view.shape} is needed")
+            tensors.append(None if array is None else np.asarray(array, np.float64))
         pair.append(tensors)
     return pair[0], pair[1]

@@ -1,0 +1,39 @@
+"""What every test may use: a seeded generator, and what becomes of a test whose tools are not on this machine."""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gpubp.backends.cupy import why_not
+
+
+def no_compiler() -> str | None:
+    return None if shutil.which("g++") else "g++ is not on the PATH"
+
+
+def no_gpu() -> str | None:
+    return why_not(0)
+
+
+# By marker: why its tests cannot run here, and the variable that makes that a failure, so that CI cannot skip a proof unnoticed.
+NEEDS: dict[str, tuple[Callable[[], str | None], str]] = {
+    "toolchain": (no_compiler, "GPUBP_REQUIRE_TOOLCHAIN"),
+    "gpu": (no_gpu, "GPUBP_REQUIRE_GPU"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, which would already want the compiler
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, (why, variable) in NEEDS.items():
+        if item.get_closest_marker(marker) and (reason := why()):
+            if os.environ.get(variable) == "1":
+                pytest.fail(f"{reason}, and {variable}=1", pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
