@@ -59,4 +59,4 @@ class History:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.6g}"
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -99,6 +99,7 @@ class Scratch:
         size = prod(like.shape)
         if like.dtype not in self._buffers or self._buffers[like.dtype].size < count * size:
             self._views.clear()
+            self._buffers.pop(like.dtype, None)  # freed before its successor is allocated
             self._buffers[like.dtype] = self._backend.empty((count * size,), like.dtype)
         buffer = self._buffers[like.dtype]
         return tuple(buffer[i * size : (i + 1) * size].reshape(like.shape) for i in range(count))

@@ -261,14 +261,20 @@ class Trainer:
             self.network,
             "the replayed epoch was finite, so the batches or a transform are not reproducible",
         )
-        for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
-            cost = network.backend.empty((), network.dtype)
-            network.update(x, targets, weights, self.optimizer, cost, self._rate(factor, self._step), self.clip_norm)
-            self._step += 1
-            culprit = network.not_finite(cost, len(x))
-            if culprit:
-                found = f"at step {step} {culprit}"
-                break
+        step = 0
+        try:
+            for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
+                check_finite("x", x, network.backend.xp)  # from a transform or an iterable; arrays have been checked
+                cost = network.backend.empty((), network.dtype)
+                rate = self._rate(factor, self._step)
+                network.update(x, targets, weights, self.optimizer, cost, rate, self.clip_norm)
+                self._step += 1
+                culprit = network.not_finite(cost, len(x))
+                if culprit:
+                    found = f"at step {step} {culprit}"
+                    break
+        except DataError as error:
+            found = f"at step {step} {error}" if step else f"the epoch cannot be replayed to find the step ({error})"
         start.restore()
         restored = f"end of epoch {epoch - 1}" if epoch > 1 else "start"
         return (

@@ -18,7 +18,7 @@ def no_gpu() -> str | None:
     return why_not(0)
 
 
-# By marker: why its tests cannot run here, and the variable that makes that a failure, so that CI cannot skip a proof unnoticed.
+# By marker: why its tests cannot run here, and the variable that makes that a failure, so that CI skips no proof.
 NEEDS: dict[str, tuple[Callable[[], str | None], str]] = {
     "toolchain": (no_compiler, "GPUBP_REQUIRE_TOOLCHAIN"),
     "gpu": (no_gpu, "GPUBP_REQUIRE_GPU"),

@@ -1,4 +1,4 @@
-"""What cannot be used is refused: with a GpubpError of the right class that names the parameter, the value and the remedy."""
+"""What cannot be used is refused, by a GpubpError of the right class that names the parameter and the remedy."""
 
 from collections.abc import Callable
 from typing import Any

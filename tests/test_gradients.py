@@ -1,4 +1,4 @@
-"""Gradients against the numerical derivative of the cost, for every activation, output and loss that a network accepts."""
+"""Gradients against numerical derivatives of the cost, for every activation, output and loss that MLP accepts."""
 
 from itertools import pairwise, product
 from typing import Any
@@ -11,8 +11,8 @@ from gpubp.activations import Activation
 from gpubp.explain.gradients import FLOAT32_TOLERANCE, GradientReport
 from gpubp.losses import Loss
 
-# Asked of check_gradients' own measure, which is relative: rounding alone for the complex step; for central differences (a step of
-# 2e-5, fourth order) rounding over the step, 1e-16 / 2e-5, over gradients that `settled` holds above 1e-4.
+# Asked of check_gradients' own measure, which is relative: rounding alone for the complex step; for central differences
+# (a step of 2e-5, fourth order) rounding over the step, 1e-16 / 2e-5, over gradients that `settled` holds above 1e-4.
 LIMIT = {"complex step": 1e-12, "central differences": 1e-6}
 MARGIN = 1e-2  # how far from a kink a network has to be: a central difference must not straddle it
 
@@ -29,7 +29,9 @@ def accepted() -> list[tuple[str, str]]:
     return pairs
 
 
-def make(sizes: list[int], activation: Any = "tanh", output: Any = "identity", loss: Any = None, **options: Any) -> gpubp.MLP:
+def make(
+    sizes: list[int], activation: Any = "tanh", output: Any = "identity", loss: Any = None, **options: Any
+) -> gpubp.MLP:
     return gpubp.MLP(sizes, activation, output, loss, **{"dtype": "float64", "device": "cpu", "seed": 0, **options})
 
 
@@ -43,7 +45,7 @@ def targets_for(net: gpubp.MLP, rows: int, rng: np.random.Generator) -> Any:
 
 
 def distance_to_kink(net: gpubp.MLP, x: Any, y: Any) -> float:
-    """The least distance of any pre-activation and any error from where a function that is not analytic has its kink."""
+    """The least distance of any pre-activation or error from where a function that is not analytic has its kink."""
     traced = net.backprop(x, y)
     distances = [np.abs(z).min() for z, f in zip(traced.zs, net.activations, strict=True) if not f.analytic]
     if not net.loss.analytic:
@@ -61,7 +63,7 @@ def resolved(net: gpubp.MLP, x: Any, y: Any) -> bool:
 
 
 def settled(net: gpubp.MLP, rows: int = 3, gain: float = 1.0) -> tuple[Any, Any]:
-    """x and y for this network, and parameters in it, such that no unit and no error is near a kink; the first seed that will do."""
+    """x and y for this network, and parameters in it, of the first seed with no unit and no error near a kink."""
     differences = not net.loss.analytic or not all(f.analytic for f in net.activations)
     for seed in range(20_000):
         rng = np.random.default_rng(seed)
@@ -201,8 +203,9 @@ def test_the_trace_is_consistent() -> None:
     for layer in range(3):
         entering = traced.activations[layer]
         np.testing.assert_allclose(traced.zs[layer], entering @ net.weights[layer] + net.biases[layer], rtol=1e-13)
-        np.testing.assert_allclose(traced.weight_grads[layer], entering.T @ traced.deltas[layer], rtol=1e-12, atol=1e-15)
-        np.testing.assert_allclose(traced.bias_grads[layer], traced.deltas[layer].sum(axis=0), rtol=1e-12, atol=1e-15)
+        delta = traced.deltas[layer]
+        np.testing.assert_allclose(traced.weight_grads[layer], entering.T @ delta, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(traced.bias_grads[layer], delta.sum(axis=0), rtol=1e-12, atol=1e-15)
         if above[layer] is not None:
             np.testing.assert_allclose(
                 traced.activation_grads[layer], traced.deltas[layer + 1] @ above[layer].T, rtol=1e-12, atol=1e-15

@@ -1,4 +1,4 @@
-"""A user's own activation and loss: declared as the documentation says, used by name and by object, checked, trained, saved and loaded."""
+"""A user's own activation and loss: declared as the documentation says, checked, trained, saved and loaded."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gpubp import __version__
 from gpubp.errors import DataError, DeviceError, GpubpError, ShapeError
 
 EXIT_FAILURE, EXIT_DEVICE, EXIT_DATA, EXIT_INTERRUPTED = 1, 3, 4, 130
@@ -35,13 +36,16 @@ class Group(click.Group):
             click.echo(f"error: {error}", err=True)
             code = EXIT_DEVICE if isinstance(error, DeviceError) else EXIT_FAILURE
             ctx.exit(EXIT_DATA if isinstance(error, DataError | ShapeError) else code)
+        except KeyboardInterrupt:  # training itself ends with a saved model; this is before or after it
+            click.echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:  # the reader of our output left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(EXIT_FAILURE)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="gpubp")
+@click.version_option(__version__)
 def main() -> None:
     """Train multi-layer perceptrons by backpropagation, on the CPU or on a CUDA GPU.
 

@@ -1,11 +1,30 @@
 """Options that several commands share."""
 
+import re
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Number(click.FloatRange):
+    """A finite number in a range; click's own lets nan and inf through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+def known_device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """A device's name; whether it is there is another question."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
+        raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N", ctx, param)
+    return value
 
 
 def shared(command: Command) -> Command:
@@ -17,7 +36,9 @@ def shared(command: Command) -> Command:
         click.option(
             "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, shuffles and dropout."
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--device", callback=known_device, default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+        ),
     ):
         command = option(command)
     return command

@@ -9,23 +9,23 @@ import click
 
 from gpubp.activations import Activation
 from gpubp.cli import EXIT_INTERRUPTED, command_line
-from gpubp.cli.options import batch_size, shared, widths
+from gpubp.cli.options import Number, batch_size, shared, widths
 from gpubp.optimizers import Optimizer
 from gpubp.schedules import Schedule
 
-POSITIVE = click.FloatRange(0, min_open=True)
-FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+POSITIVE = Number(0, min_open=True)
+FRACTION = Number(0, 1, min_open=True, max_open=True)
 
 
 @click.command(short_help="Train a network and save it.")
 @click.argument("data")
 @click.option("--hidden", callback=widths, default="256,128", show_default=True, help="Hidden layers: 256,128 or none.")
 @click.option("--activation", type=click.Choice(sorted(Activation.members)), default="relu", show_default=True)
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True)
+@click.option("--dropout", type=Number(0, 1, max_open=True), default=0.2, show_default=True)
 @click.option("--optimizer", type=click.Choice(sorted(Optimizer.members)), default="adam", show_default=True)
 @click.option("--lr", type=POSITIVE, help="Learning rate; the default is the optimizer's own.")
 @click.option("--schedule", type=click.Choice(sorted(Schedule.members)), default="cosine", show_default=True)
-@click.option("--weight-decay", type=click.FloatRange(0), default=0.0, show_default=True)
+@click.option("--weight-decay", type=Number(0), default=0.0, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=60, show_default=True)
 @click.option("--batch-size", callback=batch_size, help="Rows a step, or full; the default is n / 100, from 16 to 128.")
 @click.option("--val", type=FRACTION, default=0.1, show_default=True, help="Share of the training rows to validate on.")

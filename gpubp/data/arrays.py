@@ -42,7 +42,11 @@ def _from_dlpack(name: str, a: Any) -> Any:
         raise DataError(f"{name} is a tensor that requires gradients, which gpubp would ignore; pass {name}.detach()")
     on_cpu = a.__dlpack_device__()[0] == 1  # kDLCPU
     if on_cpu:
-        return np.from_dlpack(a)
+        try:
+            return np.from_dlpack(a)
+        except (RuntimeError, BufferError, TypeError) as error:  # a type that NumPy lacks, such as bfloat16
+            kind = getattr(a, "dtype", type(a).__name__)
+            raise DataError(f"{name} has dtype {kind}, which NumPy cannot take ({error}); convert it first") from None
     cupy = sys.modules.get("cupy")
     if cupy is None:
         raise DeviceError(
@@ -74,7 +78,7 @@ def _reshape_hint(name: str, a: Any, width: int) -> str:
 
 def check_finite(name: str, a: Any, xp: Any) -> None:
     """Refuse NaN and infinity, naming the first place; waits for the device once."""
-    if bool(xp.isfinite(xp.sum(a, dtype=xp.float64))):  # an infinity or a NaN anywhere makes the sum one
+    if bool(xp.isfinite(a.sum(dtype=xp.float64))):  # an infinity or a NaN anywhere makes the sum one
         return
     places = xp.argwhere(~xp.isfinite(a))
     if len(places):

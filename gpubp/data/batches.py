@@ -71,7 +71,7 @@ class StreamBatches:
         if not count:
             again = (
                 " (a generator can be iterated only once; give a list, or an object whose __iter__ starts anew)"
-                if epoch
+                if isinstance(self.source, Iterator)
                 else ""
             )
             raise DataError(f"x gave no batches in epoch {epoch + 1}{again}")
