@@ -7,7 +7,7 @@ kernels and one class. At a kink the derivative is the left one.
 from math import inf, pi, sqrt
 from typing import Any, ClassVar, Literal
 
-from gpubp.errors import DataError
+from gpubp.checks import number
 from gpubp.kernel import Array, Kernel, elementwise, rowwise
 from gpubp.registry import Component
 
@@ -137,9 +137,7 @@ class LeakyReLU(Activation):
     forward, delta, initializer = bias_leaky_relu, leaky_relu_delta, "he_uniform"
 
     def __init__(self, slope: float = 0.01) -> None:
-        if not 0 < slope < 1:
-            raise DataError(f"slope must lie between 0 and 1, got {slope!r}; for slope 0 use relu")
-        self.slope = slope
+        self.slope = number("slope", slope, above=0, below=1)
 
     @property
     def parameters(self) -> tuple[float, ...]:
@@ -174,9 +172,7 @@ class ELU(Activation):
     forward, delta, initializer = bias_elu, elu_delta, "he_uniform"
 
     def __init__(self, alpha: float = 1.0) -> None:
-        if not 0 < alpha < inf:
-            raise DataError(f"alpha must be positive, got {alpha!r}")
-        self.alpha = alpha
+        self.alpha = number("alpha", alpha, above=0)
 
     @property
     def parameters(self) -> tuple[float, ...]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from gpubp.checks import number
 from gpubp.errors import DataError
 from gpubp.history import History
-from gpubp.optimizers import positive
 
 if TYPE_CHECKING:
     from gpubp.mlp import MLP
@@ -62,7 +62,7 @@ class EarlyStopping:
     ) -> None:
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
             raise DataError(f"early_stopping needs a patience of at least 1 epoch, got {patience!r}")
-        positive("min_delta", min_delta, or_zero=True)
+        number("min_delta", min_delta, least=0)
         self.patience, self.monitor, self.min_delta, self.restore_best = patience, monitor, min_delta, restore_best
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.errors import DataError
+from gpubp.checks import number
 from gpubp.registry import Component
 
 
@@ -23,9 +23,7 @@ class Uniform(Initializer):
     """W ~ U(−scale, scale)."""
 
     def __init__(self, scale: float = 0.5) -> None:
-        if not 0 < scale < np.inf:
-            raise DataError(f"scale must be positive, got {scale!r}")
-        self.scale = scale
+        self.scale = number("scale", scale, above=0)
 
     def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return generator.uniform(-self.scale, self.scale, (inputs, outputs))
@@ -35,9 +33,7 @@ class Normal(Initializer):
     """W ~ N(0, scale²)."""
 
     def __init__(self, scale: float = 0.01) -> None:
-        if not 0 < scale < np.inf:
-            raise DataError(f"scale must be positive, got {scale!r}")
-        self.scale = scale
+        self.scale = number("scale", scale, above=0)
 
     def draw(self, generator: "np.random.Generator", inputs: int, outputs: int) -> Any:
         return generator.normal(0, self.scale, (inputs, outputs))

@@ -10,6 +10,7 @@ from math import inf
 from typing import Any, ClassVar, Literal
 
 from gpubp.activations import Activation, Exp, Sigmoid, Softmax
+from gpubp.checks import number
 from gpubp.errors import DataError
 from gpubp.kernel import Array, Kernel, elementwise, reduction, rowwise
 from gpubp.registry import Component
@@ -132,9 +133,7 @@ class Huber(Loss):
 
     def __init__(self, delta: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
-        if not 0 < delta < inf:
-            raise DataError(f"delta must be positive, got {delta!r}")
-        self.delta = delta
+        self.delta = number("delta", delta, above=0)
 
     @property
     def parameters(self) -> tuple[float, ...]:
@@ -161,9 +160,7 @@ class Quantile(Loss):
 
     def __init__(self, q: float = 0.5, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
-        if not 0 < q < 1:
-            raise DataError(f"q must lie between 0 and 1, got {q!r}")
-        self.q = q
+        self.q = number("q", q, above=0, below=1)
 
     @property
     def parameters(self) -> tuple[float, ...]:

@@ -4,11 +4,10 @@ The formulas are PyTorch's, to the last term. Weight decay adds λ W to the grad
 biases; AdamW decays the weights themselves instead.
 """
 
-from math import inf
-from numbers import Real
 from typing import Any, ClassVar
 
 from gpubp.backends.base import Backend
+from gpubp.checks import number
 from gpubp.errors import DataError
 from gpubp.kernel import Array, elementwise, reduction
 from gpubp.memory import Arena
@@ -55,8 +54,8 @@ class Optimizer(Component):
     decoupled_decay: ClassVar[bool] = False
 
     def __init__(self, learning_rate: float, weight_decay: float = 0.0) -> None:
-        self.learning_rate = positive("learning_rate", learning_rate)
-        self.weight_decay = positive("weight_decay", weight_decay, or_zero=True)
+        self.learning_rate = number("learning_rate", learning_rate, above=0)
+        self.weight_decay = number("weight_decay", weight_decay, least=0)
         self.reset()
 
     def reset(self) -> None:
@@ -100,16 +99,6 @@ class Optimizer(Component):
         raise NotImplementedError
 
 
-def positive(name: str, value: Any, or_zero: bool = False, below: float = inf) -> float:
-    """A setting that must be a number in (0, below), or [0, below)."""
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -inf
-    if not (0 < number < below or (or_zero and number == 0)):
-        low = "at least 0" if or_zero else "greater than 0"
-        high = f" and below {below:g}" if below < inf else ""
-        raise DataError(f"{name} must be a number {low}{high}, got {value!r}")
-    return number
-
-
 @elementwise("p, g, rate -> p", scratch=1)
 def sgd(xp: Any, p: Array, g: Array, rate: float, s: Array) -> None:
     xp.multiply(g, rate, out=s)
@@ -141,7 +130,7 @@ class SGD(Optimizer):
         self, learning_rate: float = 0.1, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
         super().__init__(learning_rate, weight_decay)
-        self.momentum, self.nesterov = positive("momentum", momentum, or_zero=True, below=1), nesterov
+        self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), nesterov
         if nesterov and not momentum:
             raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
         self.state_names = ("v",) if momentum else ()  # type: ignore[misc]
@@ -182,7 +171,7 @@ class RMSprop(Optimizer):
         self, learning_rate: float = 0.001, alpha: float = 0.99, epsilon: float = 1e-8, weight_decay: float = 0.0
     ) -> None:
         super().__init__(learning_rate, weight_decay)
-        self.alpha, self.epsilon = positive("alpha", alpha, or_zero=True, below=1), positive("epsilon", epsilon)
+        self.alpha, self.epsilon = number("alpha", alpha, least=0, below=1), number("epsilon", epsilon, above=0)
 
     def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
         backend.run(rmsprop, parameters, self.state["v"], gradients, rate, self.alpha, self.epsilon)
@@ -202,7 +191,7 @@ class Adagrad(Optimizer):
 
     def __init__(self, learning_rate: float = 0.01, epsilon: float = 1e-10, weight_decay: float = 0.0) -> None:
         super().__init__(learning_rate, weight_decay)
-        self.epsilon = positive("epsilon", epsilon)
+        self.epsilon = number("epsilon", epsilon, above=0)
 
     def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
         backend.run(adagrad, parameters, self.state["v"], gradients, rate, self.epsilon)
@@ -256,10 +245,10 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(learning_rate, weight_decay)
         self.beta1, self.beta2 = (
-            positive("beta1", beta1, or_zero=True, below=1),
-            positive("beta2", beta2, or_zero=True, below=1),
+            number("beta1", beta1, least=0, below=1),
+            number("beta2", beta2, least=0, below=1),
         )
-        self.epsilon = positive("epsilon", epsilon)
+        self.epsilon = number("epsilon", epsilon, above=0)
 
     def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
         rate /= 1 - self.beta1**self.steps

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from math import cos, pi
 from typing import Any
 
+from gpubp.checks import number
 from gpubp.errors import DataError
 from gpubp.registry import Component
 
@@ -26,11 +27,8 @@ class Linear(Schedule):
     """Rises over the first `warmup` share of the steps, then falls from 1 to `final` in a straight line."""
 
     def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
-        if not 0 <= warmup < 1:
-            raise DataError(f"warmup is a share of the steps in [0, 1), got {warmup!r}")
-        if not 0 <= final <= 1:
-            raise DataError(f"final is a factor in [0, 1], got {final!r}")
-        self.warmup, self.final = warmup, final
+        self.warmup = number("warmup", warmup, least=0, below=1)
+        self.final = number("final", final, least=0, most=1)
 
     def factor(self, step: int, total: int) -> float:
         rising = int(self.warmup * total)
@@ -60,9 +58,7 @@ class Exponential(Schedule):
     """final^(step / total): decays by the same ratio at every step."""
 
     def __init__(self, final: float = 0.01) -> None:
-        if not 0 < final <= 1:
-            raise DataError(f"final must lie in (0, 1], got {final!r}")
-        self.final = final
+        self.final = number("final", final, above=0, most=1)
 
     def factor(self, step: int, total: int) -> float:
         return float(self.final ** (step / total))
@@ -72,11 +68,8 @@ class Step(Schedule):
     """gamma^⌊drops · step / total⌋: `drops` equal parts, each with gamma times the rate of the one before."""
 
     def __init__(self, gamma: float = 0.1, drops: int = 3) -> None:
-        if not 0 < gamma <= 1:
-            raise DataError(f"gamma must lie in (0, 1], got {gamma!r}")
-        if drops < 1:
-            raise DataError(f"drops must be at least 1, got {drops!r}")
-        self.gamma, self.drops = gamma, drops
+        self.gamma = number("gamma", gamma, above=0, most=1)
+        self.drops = int(number("drops", drops, least=1))
 
     def factor(self, step: int, total: int) -> float:
         return float(self.gamma ** (self.drops * step // total))
@@ -86,9 +79,7 @@ class Inverse(Schedule):
     """1 / (step + 1)^power, the invscaling of scikit-learn; needs no total."""
 
     def __init__(self, power: float = 0.5) -> None:
-        if not 0 < power < 10:
-            raise DataError(f"power must be positive, got {power!r}")
-        self.power = power
+        self.power = number("power", power, above=0)
 
     def factor(self, step: int, total: int) -> float:
         return float((step + 1) ** -self.power)

@@ -16,13 +16,14 @@ from gpubp import callbacks as hooks
 from gpubp import metrics as metric_table
 from gpubp import schedules
 from gpubp.callbacks import EarlyStopping
+from gpubp.checks import number
 from gpubp.data.arrays import as_weights, check_finite
 from gpubp.data.batches import ArrayBatches, StreamBatches, Transformed
 from gpubp.data.split import split_rows
 from gpubp.errors import DataError, DivergenceError
 from gpubp.history import History
 from gpubp.kernel import Array
-from gpubp.optimizers import Optimizer, positive, squared_norm
+from gpubp.optimizers import Optimizer, squared_norm
 from gpubp.progress import Progress
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Trainer:
         self.batch_size = batch_size if full else _count("batch_size", batch_size, ' or "full"')
         self.optimizer = _optimizer(optimizer, learning_rate, weight_decay)
         self.schedule, self.transform, self.shuffle, self.class_weight = schedule, transform, shuffle, class_weight
-        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
         self.early_stopping = EarlyStopping.resolve(early_stopping)
         self.metrics = metric_table.resolve(metrics)
         self.callbacks = hooks.resolve(callbacks)
@@ -142,7 +143,7 @@ class Trainer:
             for label, weight in self.class_weight.items():
                 if not isinstance(label, int | np.integer) or not 0 <= label < classes:
                     raise DataError(f"class_weight names class {label!r}, but the classes are 0..{classes - 1}")
-                table[label] = positive(f"class_weight[{label}]", weight, or_zero=True)
+                table[label] = number(f"class_weight[{label}]", weight, least=0)
         else:
             raise DataError(f'class_weight must be a dict {{class: weight}} or "balanced", got {self.class_weight!r}')
         factors = as_weights(table[labels], len(labels), network.backend, network.dtype)
@@ -383,7 +384,7 @@ def _optimizer(spec: Any, learning_rate: float | None, weight_decay: float) -> O
         return spec
     optimizer = Optimizer.resolve(spec)
     if learning_rate is not None:
-        optimizer.learning_rate = positive("learning_rate", learning_rate)
-    if positive("weight_decay", weight_decay, or_zero=True):  # 0 leaves the optimizer's own, as AdamW has one
+        optimizer.learning_rate = number("learning_rate", learning_rate, above=0)
+    if number("weight_decay", weight_decay, least=0):  # 0 leaves the optimizer's own, as AdamW has one
         optimizer.weight_decay = float(weight_decay)
     return optimizer

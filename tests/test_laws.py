@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,23 @@ def test_a_warm_step_allocates_nothing(name: str, rows: int, kind: str) -> None:
     assert growth(lambda: net.train_step(x, targets, optimizer, weights), times) < LIMIT
 
 
+def accepted() -> list[tuple[str, str]]:
+    """Each loss after each of four outputs, where MLP takes the two together."""
+    pairs = []
+    for loss, output in product(Loss.members, ["identity", "sigmoid", "softmax", "exp"]):
+        try:
+            gpubp.MLP([1, 1], output=output, loss=loss, device="cpu", seed=0)
+        except gpubp.DataError:
+            continue
+        pairs.append((loss, output))
+    return pairs
+
+
 @pytest.mark.parametrize("rows", [1, 32, 4096])
-@pytest.mark.parametrize("output", ["identity", "sigmoid", "softmax", "exp"])
-@pytest.mark.parametrize("loss", Loss.members)
+@pytest.mark.parametrize(("loss", "output"), accepted())
 def test_no_loss_allocates(loss: str, output: str, rows: int) -> None:
     """Fused where the output belongs to the loss, by the chain of two kernels elsewhere."""
-    try:
-        net = gpubp.MLP([20, 32, 10], "tanh", output, loss, device="cpu", seed=0)
-    except gpubp.DataError:
-        pytest.skip("MLP refuses this pair")
+    net = gpubp.MLP([20, 32, 10], "tanh", output, loss, device="cpu", seed=0)
     x, y = sample(rows)
     targets, optimizer = np.eye(10, dtype="float32")[y], gpubp.SGD(0.001)
     assert growth(lambda: net.train_step(x, targets, optimizer), 20) < LIMIT

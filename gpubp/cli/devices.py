@@ -4,13 +4,19 @@ import json
 
 import click
 
+from gpubp.cli.options import shared
+
 
 @click.command(short_help="What can be computed on here, and why not on more.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(as_json: bool) -> None:
-    """List the CPU and every CUDA GPU; where there is no GPU, say why and what would mend it."""
-    from gpubp import devices
+@shared
+def command(device: str, seed: int, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """List the CPU and every CUDA GPU; where there is no GPU, say why and what would mend it.
 
+    With --device the exit code says whether that device can be used.
+    """
+    from gpubp import devices, get_backend
+
+    get_backend(device)
     rows = devices()
     if as_json:
         click.echo(json.dumps({"devices": rows}))

@@ -34,7 +34,11 @@ def shared(command: Command) -> Command:
         click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
         click.option(
-            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, shuffles and dropout."
+            "--seed",
+            type=click.IntRange(0, 2**64 - 1),
+            default=0,
+            show_default=True,
+            help="Of weights, shuffles and dropout.",
         ),
         click.option(
             "--device", callback=known_device, default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."

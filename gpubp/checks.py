@@ -1,0 +1,33 @@
+"""Checks of single settings, shared by everything that takes numbers from a user."""
+
+from math import isfinite
+from numbers import Real
+from typing import Any
+
+from gpubp.errors import DataError
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> float:
+    """A finite number within the bounds, as a float; otherwise a DataError with the name, the value and the bounds."""
+    ok = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    converted = float(value) if ok else 0.0
+    stated = []
+    if above is not None:
+        stated.append((f"greater than {above:g}", converted > above))
+    if least is not None:
+        stated.append((f"at least {least:g}", converted >= least))
+    if below is not None:
+        stated.append((f"below {below:g}", converted < below))
+    if most is not None:
+        stated.append((f"at most {most:g}", converted <= most))
+    if ok and all(held for _, held in stated):
+        return converted
+    raise DataError(f"{name} must be a number {' and '.join(words for words, _ in stated)}, got {value!r}")
