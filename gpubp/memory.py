@@ -12,6 +12,7 @@ from gpubp.kernel import Array
 if TYPE_CHECKING:
     from gpubp.backends.base import Backend
 
+MOST_VIEWS = 512  # of scratch kept at hand: more than a network needs, and a bound where every batch has another size
 ALIGNMENT = 256  # bytes: what cudaMalloc gives, so that every view allows the widest loads
 
 
@@ -92,6 +93,8 @@ class Scratch:
         key = (count, like.shape, like.dtype)
         views = self._views.get(key)
         if views is None:
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
             views = self._views[key] = self._cut(count, like)
         return views
 

@@ -112,9 +112,9 @@ def test_depths(hidden: str, depth: int) -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("loss", Loss.members)
-def test_reductions(loss: str, reduction: str) -> None:
+def test_reductions(loss: str, reduction: Any) -> None:
     output = next(output for output, name in accepted() if name == loss)
-    net = make([3, 4, 2], "tanh", output, Loss.members[loss](reduction=reduction))  # type: ignore[call-arg]
+    net = make([3, 4, 2], "tanh", output, Loss.members[loss](reduction=reduction))
     hold(net, *settled(net))
 
 
@@ -221,9 +221,9 @@ def test_the_trace_is_consistent() -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(("output", "loss"), accepted())
-def test_weights_weigh_the_gradients_of_the_samples(output: str, loss: str, reduction: str) -> None:
+def test_weights_weigh_the_gradients_of_the_samples(output: str, loss: str, reduction: Any) -> None:
     """check_gradients takes no weights, so the weighted gradient is composed of gradients that it does check."""
-    net = make([3, 4, 2], "tanh", output, Loss.members[loss](reduction=reduction))  # type: ignore[call-arg]
+    net = make([3, 4, 2], "tanh", output, Loss.members[loss](reduction=reduction))
     x, y = settled(net, rows=4)
     weights = np.array([0.5, 0.0, 3.0, 1.25])
     factors = weights / weights.sum() if reduction == "mean" else weights

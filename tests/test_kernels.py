@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -222,9 +223,12 @@ def test_large_arrays_do_run_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpubp.backends.numpy.BLOCK", 8)
     seen = []
     body = KERNELS["bias_tanh"].body
-    spy = SimpleNamespace(
-        kind="elementwise", scratch=0, shaped_like=2, body=lambda xp, z, b, y: (seen.append(z.shape), body(xp, z, b, y))
-    )
+
+    def seeing(xp: Any, z: Any, b: Any, y: Any) -> None:
+        seen.append(z.shape)
+        body(xp, z, b, y)
+
+    spy = SimpleNamespace(kind="elementwise", scratch=0, shaped_like=2, body=seeing)
     z = np.ones((10, 4))
     NumpyBackend().run(spy, z, np.zeros(4), z)  # type: ignore[arg-type]
     assert seen == [(2, 4)] * 5
@@ -752,7 +756,8 @@ def mutants(kernel: Kernel) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.toolchain
 def test_every_mutant_of_a_device_function_is_caught(tmp_path: Path) -> None:
-    text, made = HEAD, []
+    text = HEAD
+    made: list[tuple[Kernel, str, str]] = []
     for kernel in SOURCED:
         before = len(made)
         for change, code in mutants(kernel):
@@ -765,9 +770,7 @@ def test_every_mutant_of_a_device_function_is_caught(tmp_path: Path) -> None:
     library = compiled(tmp_path, text)
     for kernel, change, symbol in made:
         args = flat(kernel, 1023, np.float64)
-        same = [
-            agree(d, t, np.float64) for _, d, t in both(kernel, args, lambda a, symbol=symbol: call(library, symbol, a))
-        ]
+        same = [agree(d, t, np.float64) for _, d, t in both(kernel, args, partial(call, library, symbol))]
         assert not all(same), f"{kernel.name} with {change} passes the comparison"
     changes = [change for kernel, change, _ in made if kernel.name in ("bias_sigmoid", "sigmoid_delta")]
     assert any("+ b" in change for change in changes)

@@ -144,6 +144,21 @@ def test_the_last_short_batch_costs_nothing() -> None:
     assert growth(epoch, 20) < LIMIT
 
 
+def test_batches_of_ever_new_sizes_keep_little() -> None:
+    net = gpubp.MLP([4, 5, 3], device="cpu", seed=0)
+    x, y = sample(1500, "float32", 4, 3)
+    optimizer = gpubp.SGD(0.1)
+    net.train_step(x, y, optimizer)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for rows in range(1, 1500):
+            net.train_step(x[:rows], y[:rows], optimizer)
+        assert tracemalloc.get_traced_memory()[0] < 400_000  # 1.1 MB where every size's views are kept
+    finally:
+        tracemalloc.stop()
+
+
 def test_growth_would_be_seen() -> None:
     """The measure itself: one forgotten temporary of a batch of 4096 is 16 KiB and more."""
     a = np.ones((4096, 10), "float32")
@@ -235,7 +250,7 @@ def test_an_arena_is_one_vector_each() -> None:
         ([*arena.weight_grads, arena.bias_grads[0]], arena.gradients),
     ):
         base = flat.__array_interface__["data"][0]
-        ends = []
+        ends: list[int] = []
         for view in views:
             start = view.__array_interface__["data"][0] - base
             assert start % 256 == 0, "aligned to 256 bytes"
@@ -470,13 +485,22 @@ def test_what_buffers_held_does_not_matter(net: gpubp.MLP, name: str) -> None:
     def used(which: gpubp.MLP) -> Any:
         table = calls(which)
         if name == "fit":
-            options = {"optimizer": gpubp.Adam(), "metrics": [], "clip_norm": 0.5, "batch_size": 5, "verbose": 0}
+            options: dict[str, Any] = {
+                "optimizer": gpubp.Adam(),
+                "metrics": [],
+                "clip_norm": 0.5,
+                "batch_size": 5,
+                "verbose": 0,
+            }
             losses = which.fit(x, labels, epochs=2, sample_weight=np.linspace(0, 1, 12), **options).records
             return [np.array([record["loss"] for record in losses]), *arrays_in(which.get_parameters())]
         if name == "evaluate":
             return [np.array(list(which.evaluate(x, labels, np.linspace(0, 1, 12)).values()))]
         if name == "apply_gradients":
-            ones = [np.ones(w.shape) for w in which.weights], [np.ones(b.shape) for b in which.biases]
+            ones = (
+                [np.ones(w.shape) for w in which.weights],
+                [b if b is None else np.ones(b.shape) for b in which.biases],
+            )
             which.apply_gradients(*ones, gpubp.Adam(0.01, weight_decay=0.1))
             return which.get_parameters()
         if name not in table:

@@ -34,7 +34,7 @@ NAMES = sorted(Activation.members)
 
 
 @st.composite
-def networks(draw: st.DrawFn, dropout: bool = False, **options: Any) -> gpubp.MLP:
+def networks(draw: st.DrawFn, /, dropout: bool = False, **options: Any) -> gpubp.MLP:
     """A network of depth 1 to 4 and widths 1 to 6, of any activations, loss, biases and masks."""
     depth = draw(st.integers(1, 4))
     sizes = draw(st.lists(st.integers(1, 6), min_size=depth + 1, max_size=depth + 1))
@@ -45,7 +45,7 @@ def networks(draw: st.DrawFn, dropout: bool = False, **options: Any) -> gpubp.ML
     settings_ = {
         "activation": draw(st.lists(st.sampled_from(NAMES), min_size=depth - 1, max_size=depth - 1)),
         "output": output,
-        "loss": Loss.members[loss](reduction=draw(st.sampled_from(["mean", "sum"]))),  # type: ignore[call-arg]
+        "loss": Loss.members[loss](reduction=draw(st.sampled_from(["mean", "sum"]))),
         "use_bias": draw(st.lists(st.booleans(), min_size=depth, max_size=depth)),
         "masks": masks,
         "dropout": draw(st.sampled_from([0.0, 0.3])) if dropout else 0.0,
@@ -301,7 +301,8 @@ def rounding(net: gpubp.MLP, traced: gpubp.Backprop, targets: Any) -> list[Any]:
     weights = [np.abs(w) for w in net.weights]
     entering, saved = [np.zeros_like(size[0])], []
     for layer, weight in enumerate(weights):
-        bias = 0 if net.biases[layer] is None else np.abs(net.biases[layer])
+        b = net.biases[layer]
+        bias = 0 if b is None else np.abs(b)
         z_error = entering[layer] @ weight + (len(weight) + 2) * EPS32 * (size[layer] @ weight + bias)
         z = np.abs(traced.zs[layer])
         y_error = SLOPE * z_error + OWN * (size[layer + 1] + z)
