@@ -52,7 +52,8 @@ from gpubp.losses import (
     Quantile,
     SquaredError,
 )
-from gpubp.mlp import MLP, Backprop, load
+from gpubp.mlp import MLP, load
+from gpubp.network import Backprop
 from gpubp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from gpubp.schedules import Constant, Cosine, Exponential, Inverse, Linear, OneCycle, Schedule, Step
 

@@ -90,7 +90,7 @@ class Scratch:
 
     def take(self, count: int, like: Array) -> tuple[Array, ...]:
         """`count` uninitialised arrays of the shape and dtype of `like`."""
-        key = (count, like.shape, like.dtype)
+        key = (count, like.shape, like.dtype.char)
         views = self._views.get(key)
         if views is None:
             if len(self._views) >= MOST_VIEWS:

@@ -5,7 +5,6 @@ Sizes become layers; forward, backprop, train_step, fit and predict are what mos
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from os import PathLike
 from threading import RLock
 from typing import Any, Self
@@ -20,29 +19,10 @@ from gpubp.errors import DataError, DeviceError, GpubpError, ModelFileError, Sha
 from gpubp.history import History
 from gpubp.kernel import Array
 from gpubp.losses import Loss
-from gpubp.network import Network
+from gpubp.network import Backprop, Network
 from gpubp.optimizers import Optimizer
 from gpubp.structure import Structure
 from gpubp.training import Trainer
-
-
-@dataclass
-class Backprop:
-    """Everything one backward pass knows, as NumPy arrays; layer l maps activations[l] to activations[l + 1].
-
-    weight_grads[l] = activations[l]ᵀ deltas[l], and deltas[l] = activation_grads[l] · f'(zs[l]).
-    """
-
-    loss: float
-    sample_losses: Any  # (N,), unweighted
-    outputs: Any
-    activations: list[Any]  # x first, outputs last
-    zs: list[Any]
-    deltas: list[Any]  # ∂C/∂z, already weighted and averaged
-    activation_grads: list[Any]  # ∂C/∂activations[l + 1]
-    weight_grads: list[Any]
-    bias_grads: list[Any]  # None where a layer has no bias
-    input_grad: Any
 
 
 class MLP:
@@ -157,7 +137,8 @@ class MLP:
     def get_parameters(self) -> tuple[list[Any], list[Any]]:
         """(weights, biases) as NumPy copies; a missing bias is None."""
         with self._lock:
-            return [self._copied(view) for view in self.weights], [self._copied(view) for view in self.biases]
+            copy = self._network.backend.host_copy
+            return [copy(view) for view in self.weights], [copy(view) for view in self.biases]
 
     def set_parameters(self, weights: Sequence[Any], biases: Sequence[Any] | None = None) -> None:
         """Overwrite the parameters; masked weights become 0.
@@ -237,20 +218,7 @@ class MLP:
         δ_L = ∂C/∂z_L, δ_l = (δ_{l+1} W_{l+1}ᵀ) · f'(z_l), ∂C/∂W_l = a_{l−1}ᵀ δ_l, ∂C/∂b_l = Σ δ_l over the batch.
         """
         with self._session() as network:
-            x, targets, weights = self._sample(x, y, sample_weight)
-            cost, input_grad, batch = network.trace(x, targets, weights)
-            return Backprop(
-                loss=float(network.backend.to_numpy(cost)),
-                sample_losses=self._copied(batch.losses).reshape(-1),
-                outputs=self._copied(batch.layers[-1].y),
-                activations=[self._copied(x), *(self._copied(slot.y) for slot in batch.layers)],
-                zs=[self._copied(slot.z) for slot in batch.layers],
-                deltas=[self._copied(slot.dz) for slot in batch.layers],
-                activation_grads=[self._copied(slot.dy) for slot in batch.layers],
-                weight_grads=[self._copied(grad) for grad in network.arena.weight_grads],
-                bias_grads=[self._copied(grad) for grad in network.arena.bias_grads],
-                input_grad=self._copied(input_grad),
-            )
+            return network.trace(*self._sample(x, y, sample_weight))
 
     def train_step(self, x: Any, y: Any, optimizer: Optimizer, sample_weight: Any = None) -> Array:
         """One update on one batch.
@@ -392,9 +360,6 @@ class MLP:
             raise DataError("x is empty; at least one sample is needed")
         weights = None if sample_weight is None else as_weights(sample_weight, rows, network.backend, network.dtype)
         return inputs, network.targets.encode(y, rows, network.backend), weights
-
-    def _copied(self, a: Array | None) -> Any:
-        return None if a is None else np.array(self._network.backend.to_numpy(a))
 
     def _given_back(self, x: Any, result: Any) -> Any:
         backend = self._network.backend

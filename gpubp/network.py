@@ -35,6 +35,25 @@ class Batch:
     inputs: list[Array] = field(default_factory=list)  # of each layer, filled by the forward pass
 
 
+@dataclass
+class Backprop:
+    """Everything one backward pass knows, as NumPy arrays; layer l maps activations[l] to activations[l + 1].
+
+    weight_grads[l] = activations[l]ᵀ deltas[l], and deltas[l] = activation_grads[l] · f'(zs[l]).
+    """
+
+    loss: float
+    sample_losses: Any  # (N,), unweighted
+    outputs: Any
+    activations: list[Any]  # x first, outputs last
+    zs: list[Any]
+    deltas: list[Any]  # ∂C/∂z, already weighted and averaged
+    activation_grads: list[Any]  # ∂C/∂activations[l + 1]
+    weight_grads: list[Any]
+    bias_grads: list[Any]  # None where a layer has no bias
+    input_grad: Any
+
+
 class Network:
     """Parameters, gradients and buffers of one structure on one backend. Not thread-safe: its owner holds a lock."""
 
@@ -240,11 +259,8 @@ class Network:
                 return f"the gradient step made the parameters of {name} not finite"
         return None
 
-    def trace(self, x: Array, targets: Array, weights: Array | None) -> tuple[Array, Array, Batch]:
-        """A backward pass that keeps everything: the cost, ∂C/∂x, and new buffers with every z, y, ∂C/∂y and ∂C/∂z.
-
-        Dropout is off.
-        """
+    def trace(self, x: Array, targets: Array, weights: Array | None) -> Backprop:
+        """One pass forward and back that keeps everything, in buffers of its own; dropout off."""
         backend, batch = self.backend, self.traced_batch(len(x))
         factor = self.factor(weights, len(x), batch)
         self.forward_with_loss(x, targets, factor, batch)
@@ -259,7 +275,19 @@ class Network:
         for dense, params, slot in zip(self.layers, self.parameters, batch.layers, strict=True):
             if dense.activation.saves == "y":  # z is still the product without its bias
                 backend.run(bias_identity, slot.z, params.bias, slot.z)
-        return cost, input_grad, batch
+        host = backend.host_copy
+        return Backprop(
+            loss=float(backend.to_numpy(cost)),
+            sample_losses=host(batch.losses).reshape(-1),
+            outputs=host(top.y),
+            activations=[host(x), *(host(slot.y) for slot in batch.layers)],
+            zs=[host(slot.z) for slot in batch.layers],
+            deltas=[host(slot.dz) for slot in batch.layers],
+            activation_grads=[host(slot.dy) for slot in batch.layers],
+            weight_grads=[host(grad) for grad in self.arena.weight_grads],
+            bias_grads=[host(grad) for grad in self.arena.bias_grads],
+            input_grad=host(input_grad),
+        )
 
     def _chunks(self, rows: int, batch_size: int | None = None) -> list[slice]:
         step = batch_size or max(1, CHUNK_BYTES // (8 * sum(self.structure.sizes)))

@@ -46,6 +46,10 @@ class Backend(ABC):
     def to_numpy(self, a: Array) -> Any:
         """`a` on the host; waits for the device."""
 
+    def host_copy(self, a: Array | None) -> Any:
+        """A NumPy copy that shares nothing with `a`; None stays None."""
+        return None if a is None else np.array(self.to_numpy(a))
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)
 

@@ -38,7 +38,7 @@ class Targets:
         """
         if not isinstance(y, backend.xp.ndarray) or y.dtype.kind not in "fiub":
             y = as_host_or_device("y", y)
-        if len(y) != rows if y.ndim else True:
+        if not y.ndim or len(y) != rows:
             raise ShapeError(f"y has shape {y.shape}, but x has {rows} rows; give one target for each")
         if self.task == "classes" and (y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)):
             return self._indices(y, backend)

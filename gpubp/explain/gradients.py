@@ -13,8 +13,8 @@ from gpubp.backends.numpy import NumpyBackend
 from gpubp.data.arrays import as_host_or_device
 from gpubp.errors import ShapeError
 from gpubp.losses import weighted_sum
-from gpubp.mlp import MLP, Backprop
-from gpubp.network import Network
+from gpubp.mlp import MLP
+from gpubp.network import Backprop, Network
 
 COMPLEX_STEP = 1e-30  # no difference is taken, so nothing is lost by making it tiny
 CENTRAL_STEP = 2e-5
