@@ -120,13 +120,9 @@ class Trainer:
     def _labels(self, targets: Array) -> Any:
         """Class numbers on the host, from indices, rows of probabilities or the 0/1 of one sigmoid."""
         host = self.network.backend.to_numpy(targets)
-        return (
-            host
-            if host.ndim == 1
-            else host.argmax(axis=1)
-            if host.shape[1] > 1
-            else (host[:, 0] >= 0.5).astype(np.int64)
-        )
+        if host.ndim == 1:
+            return host
+        return host.argmax(axis=1) if host.shape[1] > 1 else (host[:, 0] >= 0.5).astype(np.int64)
 
     def _class_weighted(self, arrays: Arrays) -> Arrays:
         if self.class_weight is None:
@@ -185,23 +181,23 @@ class Trainer:
                     raise DivergenceError(self._diagnose(batches, factor, epoch, start))
                 if not rows:  # interrupted before the epoch's first step
                     break
-                record = {"epoch": epoch, "loss": loss, **self._validate(train, held_out)}
                 rate = self._rate(factor, self._step - 1)
-                record |= {"learning_rate": self.optimizer.learning_rate if rate is None else rate}
-                record |= {"seconds": time.perf_counter() - began, "samples_per_second": rows / (trained - began)}
+                record = {
+                    "epoch": epoch,
+                    "loss": loss,
+                    **self._validate(train, held_out),
+                    "learning_rate": self.optimizer.learning_rate if rate is None else rate,
+                    "seconds": time.perf_counter() - began,
+                    "samples_per_second": rows / (trained - began),
+                }
                 history.records.append(record)
                 progress.epoch(record)
                 network.epochs += 1
                 if self.early_stopping and self.early_stopping.improved(record):
                     best, history.best_epoch = network.backend.copied(arena.parameters, best), epoch
-                stop = [callback.on_epoch_end(self.net, record) for callback in self.callbacks]
-                if interrupted():
-                    break
-                if any(isinstance(wish, bool | np.bool_) and wish for wish in stop):
-                    history.stopped = "callback"
-                    break
-                if self.early_stopping and self.early_stopping.exhausted:
-                    history.stopped = "early stopping"
+                wishes = [callback.on_epoch_end(self.net, record) for callback in self.callbacks]
+                history.stopped = self._reason_to_stop(interrupted(), wishes)
+                if history.stopped != "finished":
                     break
             if interrupted():
                 history.stopped = "interrupted"
@@ -211,6 +207,13 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_fit_end(self.net, history)
         return history
+
+    def _reason_to_stop(self, interrupted: bool, wishes: list[bool | None]) -> str:
+        if interrupted:
+            return "interrupted"
+        if any(isinstance(wish, bool | np.bool_) and wish for wish in wishes):
+            return "callback"
+        return "early stopping" if self.early_stopping and self.early_stopping.exhausted else "finished"
 
     def _epoch(self, batches: Any, factor: Any, progress: Progress, interrupted: Callable[[], bool]) -> "Costs":
         network = self.network
@@ -258,11 +261,8 @@ class Trainer:
 
         The network is left as the epoch began.
         """
-        network, found = (
-            self.network,
-            "the replayed epoch was finite, so the batches or a transform are not reproducible",
-        )
-        step = 0
+        network, step = self.network, 0
+        found = "the replayed epoch was finite, so the batches or a transform are not reproducible"
         try:
             for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
                 check_finite("x", x, network.backend.xp)  # from a transform or an iterable; arrays have been checked
