@@ -1,4 +1,4 @@
-"""Times of every kernel on NumPy, of a column sum and of a step: python -m pytest bench --benchmark-columns=median,iqr."""
+"""Times of each kernel, a column sum and a step on NumPy: python -m pytest bench --benchmark-columns=median,iqr."""
 
 from typing import Any
 
