@@ -8,6 +8,7 @@ from math import inf, pi, sqrt
 from typing import Any, ClassVar, Literal
 
 from gpubp.checks import number
+from gpubp.errors import DataError
 from gpubp.kernel import Array, Kernel, elementwise, rowwise
 from gpubp.registry import Component
 
@@ -39,6 +40,30 @@ class Activation(Component):
     @property
     def parameters(self) -> tuple[float, ...]:
         return ()
+
+    @classmethod
+    def check_declaration(cls) -> None:
+        forward, delta = getattr(cls, "forward", None), getattr(cls, "delta", "missing")
+        written = ("y",) if cls.saves == "y" else ("z", "y")
+        if not isinstance(forward, Kernel) or forward.reads[:2] != ("z", "b") or forward.writes != written:
+            wanted = ", ".join(written)
+            raise DataError(
+                f'{cls.__name__}.forward must be a kernel declared "z, b -> {wanted}" for saves = {cls.saves!r}; '
+                'one that saves z is declared "z, b -> z, y" and says saves = "z"'
+            )
+        if delta is not None and (not isinstance(delta, Kernel) or delta.reads[:2] != ("dy", cls.saves)):
+            raise DataError(
+                f'{cls.__name__}.delta must be a kernel declared "dy, {cls.saves} -> dz" for saves = {cls.saves!r}, '
+                "or None where the derivative is 1"
+            )
+        try:
+            parameters = cls().parameters
+        except TypeError:  # its constructor needs arguments, which only its user knows
+            return
+        z, b = [[-1.5, -0.25, 0.5], [0.75, 1.25, 2.0]], [0.1, 0.2, 0.3]
+        forward.rehearse(z, b, *parameters)
+        if delta is not None:
+            delta.rehearse(z, z, *parameters)
 
 
 @elementwise("z, b -> y")

@@ -41,6 +41,8 @@ def resolve(callbacks: Any) -> list[Callback]:
     if not isinstance(callbacks, Callback | Iterable) and not callable(callbacks):
         raise DataError(f"callbacks must be a list of gpubp.Callbacks and functions (net, record), got {callbacks!r}")
     for callback in [callbacks] if isinstance(callbacks, Callback) or callable(callbacks) else callbacks:
+        if isinstance(callback, type):
+            raise DataError(f"a callback must be an object, got the class {callback.__name__}; call it")
         if isinstance(callback, Callback):
             resolved.append(callback)
         elif callable(callback):

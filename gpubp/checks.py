@@ -1,7 +1,7 @@
 """Checks of single settings, shared by everything that takes numbers from a user."""
 
 from math import isfinite
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from gpubp.errors import DataError
@@ -31,3 +31,17 @@ def number(
     if ok and all(held for _, held in stated):
         return converted
     raise DataError(f"{name} must be a number {' and '.join(words for words, _ in stated)}, got {value!r}")
+
+
+def count(name: str, value: Any, alternative: str = "") -> int:
+    """A positive integer."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise DataError(f"{name} must be a positive integer{alternative}, got {value!r}")
+    return int(value)
+
+
+def seed(value: Any, alternative: str = "") -> int:
+    """A seed of NumPy's generators that fits into 64 bits."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**64:
+        raise DataError(f"seed must be an integer from 0 to 2^64 − 1{alternative}, got {value!r}")
+    return int(value)

@@ -38,6 +38,10 @@ class History:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.records)
 
+    def __repr__(self) -> str:
+        loss = f", loss {self.records[-1]['loss']:.4g}" if self.records else ""
+        return f"History({len(self)} epochs{loss}, {self.stopped})"
+
     def __str__(self) -> str:
         columns = self.columns
         rows = [columns, *([_cell(record.get(name)) for name in columns] for record in self.records)]

@@ -12,21 +12,25 @@ arrays of the first output's shape. A name on both sides is updated in place. An
 input.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpubp.errors import DataError
 
 Array = Any  # a NumPy or CuPy array: which one is the backend's business
-Body = Callable[..., None]
+Body = Callable[..., object]
 
 
 # The folder of device functions: installed as gpubp/kernels, and at the top of a checkout or an editable install. A
 # path is looked up because importlib.resources would cost 13 ms of every import.
 SOURCES = next(folder / "kernels" for folder in Path(__file__).parents[:2] if (folder / "kernels").is_dir())
 KERNELS: dict[str, "Kernel"] = {}
+UNWRITTEN = -12345.678  # what a rehearsal finds where a body wrote nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +64,31 @@ class Kernel:
         assert self.source is not None
         return (SOURCES / self.source).read_text(encoding="utf-8")
 
+    def rehearse(self, *reads: Any) -> None:
+        """Run the body once on 2 rows of 3; DataError if it fails, returns something or leaves an output as it was."""
+        given = [np.array(value) if isinstance(value, list) else value for value in reads]
+        written = [
+            np.full((2, 1 if self.rows and name not in self.rows else 3), UNWRITTEN)
+            for name in self.arguments[len(given) :]
+        ]
+        try:
+            with np.errstate(all="ignore"):
+                result = self.body(np, *given, *written, *(np.empty((2, 3)) for _ in range(self.scratch)))
+        except Exception as error:
+            raise DataError(f"kernel {self.name!r} fails on rows of 3: {type(error).__name__}: {error}") from error
+        if result is not None:
+            raise DataError(f"kernel {self.name!r} returns a value; it must write into its outputs instead")
+        for name, out in zip(self.arguments[len(given) :], written, strict=True):
+            if (out == UNWRITTEN).all():
+                raise DataError(
+                    f"kernel {self.name!r} does not write {name!r}; write into the array it is given, "
+                    f"such as {name}[...] = ... or xp.sin(z, out={name})"
+                )
+
 
 def _declare(kind: str, signature: str, source: str | None, scratch: int) -> Callable[[Body], Kernel]:
+    if not isinstance(signature, str):
+        raise DataError(f'a kernel is declared with its signature, such as @gpubp.{kind}("dy, y -> dz")')
     sides = [[name.strip() for name in side.split(",")] for side in signature.split("->")]
     names = [name.removesuffix("[]") for side in sides for name in side]
     if len(sides) != 2 or not all(name.isidentifier() for name in names):
@@ -73,6 +100,10 @@ def _declare(kind: str, signature: str, source: str | None, scratch: int) -> Cal
         if not body.__name__.isidentifier():
             raise DataError(f"a kernel needs a named function as its body, got {body.__name__}; write it with def")
         kernel = Kernel(body.__name__, kind, reads, writes, rows, body, source, scratch)
+        given = list(inspect.signature(body).parameters)[1:]
+        if given[: len(kernel.arguments)] != list(kernel.arguments) or len(given) != len(kernel.arguments) + scratch:
+            wanted = ", ".join(("xp", *kernel.arguments, *(f"scratch{i}" for i in range(scratch))))
+            raise DataError(f"kernel {kernel.name!r} is declared {signature!r}, so its body must take ({wanted})")
         known = KERNELS.get(kernel.name)
         # The same function defined again (a notebook cell run twice) replaces itself; two functions of one name are a
         # mistake.

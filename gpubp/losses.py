@@ -41,6 +41,18 @@ class Loss(Component):
     def parameters(self) -> tuple[float, ...]:
         return ()
 
+    @classmethod
+    def check_declaration(cls) -> None:
+        kernel = getattr(cls, "kernel", None)
+        if not isinstance(kernel, Kernel) or kernel.reads[:3] != ("o", "t", "w") or kernel.writes != ("do", "loss"):
+            raise DataError(f'{cls.__name__}.kernel must be a kernel declared "o[], t[], w -> do[], loss"')
+        try:
+            parameters = cls().parameters
+        except TypeError:  # its constructor needs arguments, which only its user knows
+            return
+        o, t = [[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]], [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+        kernel.rehearse(o, t, 0.5, *parameters)
+
     def check_output(self, activation: Activation) -> None:
         """Refuse an output activation that this loss cannot follow, with the remedy."""
         if self.needs and not isinstance(activation, self.needs):

@@ -11,10 +11,10 @@ from gpubp.registry import did_you_mean
 
 def accuracy(targets: Any, outputs: Any, weights: Any) -> float:
     """The weighted share of samples decided rightly; with several sigmoids, all of a sample's labels must be right."""
-    if outputs.shape[1] == 1:
-        right = (outputs[:, 0] >= 0.5) == (targets.reshape(-1) >= 0.5)
-    elif targets.ndim == 1:
+    if targets.ndim == 1:
         right = outputs.argmax(axis=1) == targets
+    elif outputs.shape[1] == 1:
+        right = (outputs[:, 0] >= 0.5) == (targets[:, 0] >= 0.5)
     elif np.allclose(targets.sum(axis=1), 1) and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
         right = outputs.argmax(axis=1) == targets.argmax(axis=1)
     else:
@@ -56,18 +56,29 @@ METRICS: dict[str, Callable[[Any, Any, Any], float]] = {"accuracy": accuracy, "r
 REGRESSION = ("rmse", "mae", "r2")
 
 
-def _unweighted(metric: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], float]:
-    return lambda targets, outputs, weights: float(metric(targets, outputs))
+def _unweighted(name: str, metric: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], float]:
+    def measure(targets: Any, outputs: Any, weights: Any) -> float:
+        value = metric(targets, outputs)
+        if np.ndim(value) or not np.isscalar(value + 0):
+            raise DataError(f"metric {name!r} must return one number, got {value!r}")
+        return float(value)
+
+    return measure
 
 
-def resolve(metrics: Any) -> dict[str, Callable[[Any, Any, Any], float]]:
+def resolve(metrics: Any, task: str) -> dict[str, Callable[[Any, Any, Any], float]]:
     """Names and functions (targets, outputs) -> float as a table of functions (targets, outputs, weights) -> float."""
     table: dict[str, Callable[[Any, Any, Any], float]] = {}
     if not isinstance(metrics, Iterable) and not callable(metrics):
         raise DataError(f"metrics must be names and functions (targets, outputs) -> float, got {metrics!r}")
     for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
         if callable(metric):
-            table[getattr(metric, "__name__", "metric")] = _unweighted(metric)
+            name = getattr(metric, "__name__", "metric")
+            table[name] = _unweighted(name, metric)
+        elif metric in REGRESSION and task == "classes":
+            raise DataError(f"metric {metric!r} compares numbers, and this network tells classes; use 'accuracy'")
+        elif metric == "accuracy" and task == "values":
+            raise DataError(f"metric 'accuracy' needs classes, and this network predicts numbers; use {REGRESSION}")
         elif metric in METRICS:
             table[metric] = METRICS[metric]
         else:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from gpubp import checkpoint, metrics
+from gpubp import checkpoint, checks, metrics
 from gpubp.activations import Activation
 from gpubp.backends import get_backend
 from gpubp.data.arrays import as_host_or_device, as_matrix, as_weights, check_finite, returner
@@ -114,14 +114,14 @@ class MLP:
         return self._network.seed
 
     @property
-    def weights(self) -> list[Array]:
+    def weights(self) -> tuple[Array, ...]:
         """Live views on the device, (inputs, outputs) each; stale after `to`."""
-        return list(self._network.arena.weights)
+        return tuple(self._network.arena.weights)
 
     @property
-    def biases(self) -> list[Array | None]:
+    def biases(self) -> tuple[Array | None, ...]:
         """Live views on the device, (outputs,) each; None for a layer without."""
-        return list(self._network.arena.biases)
+        return tuple(self._network.arena.biases)
 
     @property
     def parameter_count(self) -> int:
@@ -194,21 +194,23 @@ class MLP:
         for one output. `reject_below` gives −1 where the winner's probability is smaller.
         """
         with self._session() as network:
-            outputs = network.backend.to_numpy(network.outputs(self._inputs(x), _batch_size(batch_size)))
+            size = None if batch_size is None else checks.count("batch_size", batch_size, " or None")
+            outputs = network.backend.to_numpy(network.outputs(self._finite(x), size))
             return self._given_back(x, network.targets.decide(outputs, reject_below))
 
     def predict_proba(self, x: Any) -> Any:
         """Class probabilities (N, K); one sigmoid gives (N, 2). DataError for a regression."""
         with self._session() as network:
             return self._given_back(
-                x, network.targets.probabilities(network.backend.to_numpy(network.outputs(self._inputs(x))))
+                x, network.targets.probabilities(network.backend.to_numpy(network.outputs(self._finite(x))))
             )
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """{"loss", "accuracy"} of a classifier, {"loss", "rmse", "mae", "r2"} of a regression; updates nothing."""
         with self._session() as network:
             names = metrics.REGRESSION if network.targets.task == "values" else ("accuracy",)
-            return network.score(*self._sample(x, y, sample_weight), metrics.resolve(names))
+            self._finite(x)
+            return network.score(*self._sample(x, y, sample_weight), metrics.resolve(names, network.targets.task))
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
@@ -290,6 +292,9 @@ class MLP:
             callbacks: Callback objects, or functions (net, record) called after each epoch; returning True stops.
             verbose: 0 is silent, 1 shows progress on stderr.
 
+        Ctrl-C ends training after the present step: the history comes back with `stopped == "interrupted"`, and the
+        network keeps that step. A second Ctrl-C raises KeyboardInterrupt at once.
+
         Raises DivergenceError, with the network at its last finite epoch, when a loss is not finite.
         """
         trainer = Trainer(
@@ -340,7 +345,7 @@ class MLP:
     @classmethod
     def _restore(cls, state: dict[str, Any], weights: list[Any], biases: list[Any], device: str) -> Self:
         net = cls.__new__(cls)
-        net._adopt(Network(Structure.from_config(state["structure"]), get_backend(device), _seed(state["seed"])))
+        net._adopt(Network(Structure.from_config(state["structure"]), get_backend(device), checks.seed(state["seed"])))
         net._network.steps, net._network.epochs = int(state["steps"]), int(state["epochs"])
         net.metadata = dict(state["metadata"])
         net.set_parameters(weights, biases)
@@ -351,6 +356,11 @@ class MLP:
     def _inputs(self, x: Any) -> Array:
         network = self._network
         return as_matrix("x", x, network.backend, network.dtype, network.structure.sizes[0])
+
+    def _finite(self, x: Any) -> Array:
+        inputs = self._inputs(x)
+        check_finite("x", inputs, self._network.backend.xp)
+        return inputs
 
     def _sample(self, x: Any, y: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
         """x, y and weights as checked device arrays."""
@@ -379,11 +389,7 @@ def load(path: str | PathLike[str], device: str = "auto") -> MLP:
 
 
 def _seed(seed: int | None) -> int:
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint32)[0])
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise DataError(f"seed must be an integer from 0 to 2^64 − 1, or None, got {seed!r}")
-    return int(seed)
+    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else checks.seed(seed, ", or None")
 
 
 def _object(optimizer: Any) -> Optimizer:
@@ -393,9 +399,3 @@ def _object(optimizer: Any) -> Optimizer:
         f"optimizer must be an object such as gpubp.SGD(0.1), got {optimizer!r}: "
         "a name would start afresh at every step"
     )
-
-
-def _batch_size(batch_size: Any) -> int | None:
-    if batch_size is None or (isinstance(batch_size, int | np.integer) and batch_size >= 1):
-        return None if batch_size is None else int(batch_size)
-    raise DataError(f"batch_size must be a positive integer or None, got {batch_size!r}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PLAIN_LINES = 30  # at most about this many lines where there is no terminal
 LIVE_ROWS = 6
+LABEL_WIDTH, LEAST_WIDTH, MOST_WIDTH = 11, 24, 56  # of the loss curve, in characters
 BRAILLE_DOTS = (
     (0x01, 0x08),
     (0x02, 0x10),
@@ -34,7 +35,8 @@ class Progress:
     def of(verbose: int, net: "MLP", epochs: int, steps: int) -> "Progress":
         if not verbose:
             return Progress(net, epochs, steps)
-        return (Live if sys.stderr.isatty() else Plain)(net, epochs, steps)
+        drawn = sys.stderr.isatty() and (sys.stderr.encoding or "").lower().startswith("utf")
+        return (Live if drawn else Plain)(net, epochs, steps)
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +149,9 @@ class Live(Progress):
                 for name in ("loss", "validation_loss")
                 if name in self.records[0]
             ]
-            parts.append(loss_curve(losses))
+            width = self._live.console.width - LABEL_WIDTH
+            if width >= LEAST_WIDTH:
+                parts.append(loss_curve(losses, min(width, MOST_WIDTH)))
         if self.end:
             parts.append(Text(self.end, style="yellow"))
         elif len(self.records) < self.epochs:
@@ -166,7 +170,7 @@ class Live(Progress):
         return min(self.records, key=lambda record: record[column])
 
 
-def loss_curve(series: list[list[float]], width: int = 56, height: int = 6) -> Any:
+def loss_curve(series: list[list[float]], width: int, height: int = 6) -> Any:
     """Loss against epoch as braille dots on a logarithmic scale: training loss in cyan, validation loss in magenta."""
     from rich.text import Text
 

@@ -7,10 +7,22 @@ from typing import Any, ClassVar, Self
 
 from gpubp.errors import DataError
 
+# What other libraries call the same thing.
+ALSO_CALLED = {
+    "bce": "binary_cross_entropy",
+    "linear": "identity",
+    "log_loss": "cross_entropy",
+    "logistic": "sigmoid",
+    "mae": "absolute_error",
+    "mse": "squared_error",
+    "swish": "silu",
+}
+
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """The known names as the end of an error message, the nearest one first where there is one."""
-    near = difflib.get_close_matches(name, known, n=1)
+    other = ALSO_CALLED.get(name.lower())
+    near = [other] if other in known else difflib.get_close_matches(name.lower(), known, n=1)
     return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
 
 
@@ -32,7 +44,16 @@ class Component:
         else:
             if "name" not in cls.__dict__:
                 cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+            known = cls.members.get(cls.name)
+            if known and known.__module__.startswith("gpubp.") and known.__qualname__ != cls.__qualname__:
+                raise DataError(f"{cls.family} {cls.name!r} is built in; give the class {cls.__name__} another name")
+            if not cls.__module__.startswith("gpubp."):  # the built-in ones are held to more than this by the tests
+                cls.check_declaration()
             cls.members[cls.name] = cls  # type: ignore[assignment]
+
+    @classmethod
+    def check_declaration(cls) -> None:
+        """Refuse a member that could not work, as its class statement ends."""
 
     @classmethod
     def resolve(cls, spec: Any) -> Self:
@@ -43,6 +64,10 @@ class Component:
             if spec in cls.members:
                 return cls.members[spec]()
             raise DataError(f"{cls.family} {spec!r} is not known; {did_you_mean(spec, sorted(cls.members))}")
+        if isinstance(spec, type) and issubclass(spec, cls):
+            raise DataError(
+                f"{cls.family} must be an object, got the class {spec.__name__}; call it: {spec.__name__}()"
+            )
         raise DataError(
             f"{cls.family} must be a name or a gpubp {cls.__name__}, got {spec!r}; "
             f"known: {', '.join(sorted(cls.members))}"

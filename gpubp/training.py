@@ -16,7 +16,7 @@ from gpubp import callbacks as hooks
 from gpubp import metrics as metric_table
 from gpubp import schedules
 from gpubp.callbacks import EarlyStopping
-from gpubp.checks import number
+from gpubp.checks import count, number
 from gpubp.data.arrays import as_weights, check_finite
 from gpubp.data.batches import ArrayBatches, StreamBatches, Transformed
 from gpubp.data.split import split_rows
@@ -55,14 +55,14 @@ class Trainer:
         verbose: int,
     ) -> None:
         self.net, self.network = net, net._network
-        self.epochs = _count("epochs", epochs)
+        self.epochs = count("epochs", epochs)
         full = isinstance(batch_size, str) and batch_size == "full"
-        self.batch_size = batch_size if full else _count("batch_size", batch_size, ' or "full"')
+        self.batch_size = batch_size if full else count("batch_size", batch_size, ' or "full"')
         self.optimizer = _optimizer(optimizer, learning_rate, weight_decay)
         self.schedule, self.transform, self.shuffle, self.class_weight = schedule, transform, shuffle, class_weight
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
         self.early_stopping = EarlyStopping.resolve(early_stopping)
-        self.metrics = metric_table.resolve(metrics)
+        self.metrics = metric_table.resolve(metrics, net._network.targets.task)
         self.callbacks = hooks.resolve(callbacks)
         self.verbose = verbose
 
@@ -84,6 +84,11 @@ class Trainer:
             for name, value in (("sample_weight", sample_weight), ("class_weight", self.class_weight)):
                 if value is not None:
                     raise DataError(f"{name} needs x and y as arrays; with batches yield (x, y, weights)")
+            if isinstance(x, Iterator) and self.epochs > 1:
+                raise DataError(
+                    f"x is a generator, which can be iterated only once, and epochs={self.epochs}; "
+                    "give a list of batches, or an object whose __iter__ starts anew"
+                )
             return StreamBatches(self._sample, x), self._held_out(validation)
         inputs, targets, weights = self._sample(x, y, sample_weight)
         check_finite("x", inputs, self.network.backend.xp)
@@ -365,12 +370,6 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
     finally:
         signal.signal(signal.SIGINT, usual)
-
-
-def _count(name: str, value: Any, alternative: str = "") -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise DataError(f"{name} must be a positive integer{alternative}, got {value!r}")
-    return int(value)
 
 
 def _optimizer(spec: Any, learning_rate: float | None, weight_decay: float) -> Optimizer:

@@ -191,11 +191,16 @@ def test_bad_data(model: Path) -> None:
 
 def test_a_model_of_other_data_is_bad_data(model: Path, tmp_path: Path) -> None:
     net = gpubp.load(model)
-    net.metadata = {}
-    net.save(tmp_path / "other.safetensors")
-    result = gpubp_("evaluate", tmp_path / "other.safetensors", "digits")
-    assert result.exit_code == 4, result.output
-    assert "not on 'digits'" in result.stderr
+    for metadata, complaint in (({}, "saved from Python"), ({"data": "iris", "test": 0.2}, "'iris', not on 'digits'")):
+        net.metadata = metadata
+        net.save(tmp_path / "other.safetensors")
+        result = gpubp_("evaluate", tmp_path / "other.safetensors", "digits")
+        assert result.exit_code == 4, result.output
+        assert complaint in result.stderr
+
+
+def test_a_run_folder_stands_for_its_model(model: Path) -> None:
+    assert gpubp_("evaluate", model.parent, "digits").stdout == gpubp_("evaluate", model, "digits").stdout
 
 
 def test_failures(tmp_path: Path) -> None:

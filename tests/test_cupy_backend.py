@@ -100,7 +100,7 @@ def broken(*args: Any) -> Any:
 PROBLEMS: dict[str, tuple[Any, list[str]]] = {
     "missing": (
         ModuleNotFoundError("No module named 'cupy'"),
-        ["CuPy is not installed", "pip install 'gpubp[cuda12]'"],
+        ["CuPy is not installed", "pip install 'cupy-cuda13x[ctk]'"],
     ),
     "broken": (
         ImportError("libcudart.so.12 is missing"),
@@ -112,7 +112,7 @@ PROBLEMS: dict[str, tuple[Any, list[str]]] = {
     ),
     "none": (fake_cupy(0), ["this machine has 0 CUDA devices", "cuda:0 is not among them"]),
     "wrong": (fake_cupy(1, 15.0), ["wrong matrix product", "check the driver"]),
-    "no nvrtc": (fake_cupy(1, ones=broken), ["CuPy cannot run on cuda:0", "libnvrtc.so.12", "gpubp[cuda12]"]),
+    "no nvrtc": (fake_cupy(1, ones=broken), ["CuPy cannot run on cuda:0", "libnvrtc.so.12", "cupy-cuda12x"]),
 }
 
 

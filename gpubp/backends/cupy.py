@@ -13,6 +13,8 @@ from typing import Any
 from gpubp.backends.base import Backend
 from gpubp.kernel import Array, Kernel
 
+INSTALL = "pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a driver older than CUDA 13, brings all it needs"
+
 
 @functools.cache
 def why_not(index: int = 0) -> str | None:
@@ -24,7 +26,7 @@ def why_not(index: int = 0) -> str | None:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
         trouble = "not installed" if isinstance(error, ModuleNotFoundError) else f"broken ({error})"
-        return f"CuPy is {trouble}; for CUDA 12 or 13: pip install 'gpubp[cuda12]' or 'gpubp[cuda13]'"
+        return f"CuPy is {trouble}; {INSTALL}"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -36,10 +38,7 @@ def why_not(index: int = 0) -> str | None:
             a = cupy.ones((2, 2), "float32")
             works = float((a @ (a + 1)).sum()) == 16.0
     except (RuntimeError, ImportError, OSError) as error:  # what a missing NVRTC or cuBLAS, or an old driver, raises
-        return (
-            f"CuPy cannot run on cuda:{index} ({type(error).__name__}: {error}); "
-            "pip install 'gpubp[cuda12]' or 'gpubp[cuda13]' brings the CUDA libraries"
-        )
+        return f"CuPy cannot run on cuda:{index} ({type(error).__name__}: {error}); {INSTALL}"
     return None if works else f"cuda:{index} gave a wrong matrix product; check the driver and CuPy's installation"
 
 

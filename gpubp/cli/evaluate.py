@@ -22,8 +22,15 @@ def command(model: Path, data: str, device: str, seed: int, as_json: bool, quiet
     from gpubp.data.datasets import load_dataset
     from gpubp.data.split import split_rows
 
+    if model.is_dir():
+        model = model / "model.safetensors"
     net, dataset = load(model, device), load_dataset(data)
-    if net.metadata.get("data") != dataset.name:
+    if "data" not in net.metadata:
+        raise DataError(
+            f"{str(model)!r} does not say which rows it was trained on, as it was saved from Python; "
+            "score it there, by net.evaluate on rows that it has not seen"
+        )
+    if net.metadata["data"] != dataset.name:
         raise DataError(f"{str(model)!r} was trained on {net.metadata.get('data')!r}, not on {dataset.name!r}")
     _, rows = split_rows(len(dataset.x), net.metadata["test"], 0, dataset.y)
     scores = net.evaluate(dataset.x[rows], dataset.y[rows])

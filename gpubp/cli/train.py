@@ -20,13 +20,23 @@ FRACTION = Number(0, 1, min_open=True, max_open=True)
 @click.command(short_help="Train a network and save it.")
 @click.argument("data")
 @click.option("--hidden", callback=widths, default="256,128", show_default=True, help="Hidden layers: 256,128 or none.")
-@click.option("--activation", type=click.Choice(sorted(Activation.members)), default="relu", show_default=True)
-@click.option("--dropout", type=Number(0, 1, max_open=True), default=0.2, show_default=True)
-@click.option("--optimizer", type=click.Choice(sorted(Optimizer.members)), default="adam", show_default=True)
-@click.option("--lr", type=POSITIVE, help="Learning rate; the default is the optimizer's own.")
-@click.option("--schedule", type=click.Choice(sorted(Schedule.members)), default="cosine", show_default=True)
-@click.option("--weight-decay", type=Number(0), default=0.0, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=60, show_default=True)
+@click.option(
+    "--activation",
+    type=click.Choice(sorted(Activation.members)),
+    default="relu",
+    show_default=True,
+    help="Of hidden layers.",
+)
+@click.option("--dropout", type=Number(0, 1, max_open=True), default=0.2, show_default=True, help="Of hidden units.")
+@click.option(
+    "--optimizer", type=click.Choice(sorted(Optimizer.members)), default="adam", show_default=True, help="By name."
+)
+@click.option("--lr", "--learning-rate", "lr", type=POSITIVE, help="Learning rate; the default is the optimizer's own.")
+@click.option(
+    "--schedule", type=click.Choice(sorted(Schedule.members)), default="cosine", show_default=True, help="Of the rate."
+)
+@click.option("--weight-decay", type=Number(0), default=0.0, show_default=True, help="On weights, not biases.")
+@click.option("--epochs", type=click.IntRange(1), default=60, show_default=True, help="Passes over the rows.")
 @click.option("--batch-size", callback=batch_size, help="Rows a step, or full; the default is n / 100, from 16 to 128.")
 @click.option("--val", type=FRACTION, default=0.1, show_default=True, help="Share of the training rows to validate on.")
 @click.option("--test", type=FRACTION, default=0.2, show_default=True, help="Share of all rows held out for the test.")
@@ -122,7 +132,7 @@ def _report(net: Any, dataset: Any, rows: Any, scores: dict[str, float], model: 
     )
     console.print(f"model saved to {model}", soft_wrap=True)
     console.print(f"evaluate it: [bold]{command_line('evaluate', str(model), dataset.name)}[/]", soft_wrap=True)
-    if dataset.image:
+    if dataset.image and not console.options.ascii_only:  # half-blocks are not ASCII
         console.print("\nthe two it got most wrong:")
         x, y, colour = dataset.x[rows], dataset.y[rows], console.color_system is not None
         console.print(most_wrong(x, y, net.predict_proba(x), dataset.image, colour=colour))

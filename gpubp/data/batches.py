@@ -74,7 +74,7 @@ class StreamBatches:
                 if isinstance(self.source, Iterator)
                 else ""
             )
-            raise DataError(f"x gave no batches in epoch {epoch + 1}{again}")
+            raise DataError(f"x gave no batches{again or '; give at least one (x, y)'}")
 
 
 class Transformed:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubp import checks
 from gpubp.errors import DataError, ShapeError
 
 
@@ -55,8 +56,7 @@ def train_test_split(x: Any, y: Any, test: float = 0.2, seed: int = 0) -> tuple[
     [0, 1]
     """
     x, y = _array("x", x), _array("y", y)
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise DataError(f"seed must be an integer, 0 or greater, got {seed!r}")
+    seed = checks.seed(seed)
     if len(x) != len(y):
         raise ShapeError(f"x has {len(x)} rows and y has {len(y)}; they must match")
     train_rows, test_rows = split_rows(len(x), test, seed, y.reshape(-1) if is_classes(y) else None)

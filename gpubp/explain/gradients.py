@@ -5,6 +5,7 @@ It is asked of NumPy in float64, whatever device the network is on.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isnan
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,32 @@ class GradientReport:
     tolerance: float
     given: float
     numerical: float
+    layer: int | None  # the layer nearest to the output whose gradients are wrong: look there first
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    @property
+    def hint(self) -> str:
+        """What usually lies behind a failure like this one."""
+        if self.ok:
+            return ""
+        if self.numerical == 0 and self.method == "complex step":
+            return "a numerical 0 may mean that a body marked analytic is not complex-safe (abs, for one, is not)"
+        ratio = self.given / self.numerical if self.numerical else 0.0
+        if abs(ratio + 1) < 1e-6:
+            return "the sign is wrong"
+        if abs(ratio) > 1.5 and abs(ratio - round(ratio)) < 1e-6:
+            return f"given is {round(ratio)} times too large: was the factor w, or the mean over the batch, forgotten?"
+        return ""
 
     def __str__(self) -> str:
         verdict = "agree with" if self.ok else "FAIL against"
         return (
             f"the gradients {verdict} {self.method}: error {self.error:.2e}, tolerance {self.tolerance:.0e}; "
             f"worst at {self.where}: given {self.given:.12g}, numerical {self.numerical:.12g}"
+            + (f"; wrong from layer {self.layer} down, counted from 0" if self.layer is not None else "")
+            + (f"; {self.hint}" if self.hint else "")
         )
 
 
@@ -65,22 +86,23 @@ def check_gradients(net: MLP, x: Any, y: Any, gradients: Any = None) -> Gradient
     cost = _Cost(net, x, y, "complex128" if analytic else "float64")
     floor = 1e-12 * max(1.0, abs(traced.loss))
     every_entry = net.parameter_count <= MOST_ENTRIES
-    worst = (-1.0, "", 0.0, 0.0)
-    for name, view, mask, tensor in cost.tensors(given):
+    tolerance = TOLERANCE[method] if net.dtype == "float64" or gradients is not None else FLOAT32_TOLERANCE
+    found = []
+    for name, layer, view, mask, tensor in cost.tensors(given):
         directions = _entries(view, mask) if every_entry else _direction(view, mask)
         pairs = [
             (where, _along(tensor, direction), cost.derivative(view, direction)) for where, direction in directions
         ]
-        a, n = np.array([[given_value, numerical] for _, given_value, numerical in pairs]).reshape(-1, 2).T
+        if not pairs:  # all of its weights are masked
+            continue
+        a, n = np.array([[value, numerical] for _, value, numerical in pairs]).T
         norms = [float(np.linalg.norm(v)) for v in (a - n, a, n)]
         error = norms[0] / max(norms[1], norms[2], floor)
-        if error > worst[0] or np.isnan(error):
-            at = int(np.argmax(np.abs(a - n))) if len(a) else 0
-            where, value, numerical = pairs[at] if pairs else ("", 0.0, 0.0)
-            worst = (error, name + where, value, numerical)
-    tolerance = TOLERANCE[method] if net.dtype == "float64" or gradients is not None else FLOAT32_TOLERANCE
-    error, where, value, numerical = worst
-    return GradientReport(error <= tolerance, error, where, method, tolerance, value, numerical)
+        where, value, numerical = pairs[int(np.argmax(np.abs(a - n)))]
+        found.append((inf if isnan(error) else error, name + where, value, numerical, layer))
+    wrong = [layer for error, *_, layer in found if error > tolerance]
+    error, where, value, numerical, _ = max(found, default=(0.0, "", 0.0, 0.0, 0))  # empty where every weight is masked
+    return GradientReport(not wrong, error, where, method, tolerance, value, numerical, max(wrong, default=None))
 
 
 class _Cost:
@@ -111,14 +133,14 @@ class _Cost:
             backend.run(weighted_sum, batch.losses, factor, total)
         return total
 
-    def tensors(self, given: tuple[list[Any], list[Any]]) -> Iterator[tuple[str, Any, Any, Any]]:
-        """Each parameter tensor: its name, the view to perturb, its mask and the gradient given for it."""
+    def tensors(self, given: tuple[list[Any], list[Any]]) -> Iterator[tuple[str, int, Any, Any, Any]]:
+        """Each parameter tensor: its name and layer, the view to perturb, its mask and the gradient given for it."""
         arena, masks = self.network.arena, self.network.structure.masks
         for layer, (view, mask, tensor) in enumerate(zip(arena.weights, masks, given[0], strict=True)):
-            yield f"weights[{layer}]", view, mask, tensor
+            yield f"weights[{layer}]", layer, view, mask, tensor
         for layer, (view, tensor) in enumerate(zip(arena.biases, given[1], strict=True)):
             if view is not None:
-                yield f"biases[{layer}]", view, None, tensor
+                yield f"biases[{layer}]", layer, view, None, tensor
 
     def derivative(self, view: Any, direction: Any) -> float:
         """d/dt C(θ + t · direction) at t = 0."""
