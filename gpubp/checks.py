@@ -42,6 +42,6 @@ def count(name: str, value: Any, alternative: str = "") -> int:
 
 def seed(value: Any, alternative: str = "") -> int:
     """A seed of NumPy's generators that fits into 64 bits."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**64:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) < 2**64:
         raise DataError(f"seed must be an integer from 0 to 2^64 − 1{alternative}, got {value!r}")
     return int(value)
