@@ -70,9 +70,7 @@ class MLP:
         structure = Structure.build(sizes, activation, output, loss, use_bias, masks, dropout, init, dtype)
         backend = get_backend(device)
         if precision is not None:
-            raise DeviceError(
-                f"precision={precision!r} needs CUDA tensor cores, and this network is on {backend.name}; leave it out"
-            )
+            raise DeviceError(f"precision={precision!r} is not available on {backend.name}; leave it out")
         self._adopt(Network(structure, backend, _seed(seed)))
         self._network.draw()
 

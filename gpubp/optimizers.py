@@ -50,7 +50,7 @@ class Optimizer(Component):
     another network is refused until `reset()`.
     """
 
-    state_names: ClassVar[tuple[str, ...]] = ()
+    state_names: tuple[str, ...] = ()
     decoupled_decay: ClassVar[bool] = False
 
     def __init__(self, learning_rate: float, weight_decay: float = 0.0) -> None:
@@ -133,7 +133,7 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), nesterov
         if nesterov and not momentum:
             raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
-        self.state_names = ("v",) if momentum else ()  # type: ignore[misc]
+        self.state_names = ("v",) if momentum else ()
 
     def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
         if self.momentum:
