@@ -207,8 +207,9 @@ class MLP:
         """{"loss", "accuracy"} of a classifier, {"loss", "rmse", "mae", "r2"} of a regression; updates nothing."""
         with self._session() as network:
             names = metrics.REGRESSION if network.targets.task == "values" else ("accuracy",)
-            self._finite(x)
-            return network.score(*self._sample(x, y, sample_weight), metrics.resolve(names, network.targets.task))
+            sample = self._sample(x, y, sample_weight)
+            check_finite("x", sample[0], network.backend.xp)
+            return network.score(*sample, metrics.resolve(names, network.targets.task))
 
     # -- learning ------------------------------------------------------------------------------------------------------
 

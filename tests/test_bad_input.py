@@ -256,3 +256,31 @@ def test_refused(number: int) -> None:
         call()
     assert isinstance(raised.value, gpubp.GpubpError)
     assert len(str(raised.value)) > 20
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "evaluate"])
+def test_nan_is_not_decided_upon(method: str) -> None:
+    net, hole = gpubp.MLP([2, 3, 2], device="cpu", seed=0), np.array([[0.0, 1.0], [np.nan, 0.0]])
+    with pytest.raises(gpubp.DataError, match="row 1, column 0"):
+        getattr(net, method)(*([hole] if method != "evaluate" else [hole, [0, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("output", "metric", "message"),
+    [
+        ("softmax", "r2", "tells classes; use 'accuracy'"),
+        ("identity", "accuracy", "predicts numbers; use"),
+        ("softmax", lambda targets, outputs: outputs[:, 0], "must return one number"),
+    ],
+)
+def test_metrics_that_do_not_fit(output: str, metric: Any, message: str) -> None:
+    net = gpubp.MLP([2, 2], output=output, device="cpu", seed=0)
+    y = np.array([0, 1]) if output == "softmax" else np.zeros((2, 2))
+    with pytest.raises(gpubp.DataError, match=message):
+        net.fit(np.eye(2), y, metrics=[metric], verbose=0)
+
+
+@pytest.mark.parametrize("called", ["mse", "MSE", "Squared_Error"])
+def test_names_from_elsewhere(called: str) -> None:
+    with pytest.raises(gpubp.DataError, match="did you mean 'squared_error'"):
+        gpubp.MLP([2, 2], output="identity", loss=called)
