@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from gpubp.checks import number
 from gpubp.errors import DataError
 from gpubp.history import History
+from gpubp.registry import did_you_mean
 
 if TYPE_CHECKING:
     from gpubp.mlp import MLP
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 class Callback:
     """The hooks of a training; override those that are needed."""
+
+    def __init_subclass__(cls) -> None:
+        hooks = [name for name in vars(Callback) if name.startswith("on_")]
+        for name in vars(cls):
+            if name.startswith("on_") and name not in hooks:  # it would never be called
+                raise DataError(f"{cls.__name__}.{name} is no hook of a callback; {did_you_mean(name, hooks)}")
 
     def on_fit_begin(self, net: "MLP") -> None:
         """Before the first epoch."""

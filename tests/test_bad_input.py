@@ -284,3 +284,10 @@ def test_metrics_that_do_not_fit(output: str, metric: Any, message: str) -> None
 def test_names_from_elsewhere(called: str) -> None:
     with pytest.raises(gpubp.DataError, match="did you mean 'squared_error'"):
         gpubp.MLP([2, 2], output="identity", loss=called)
+
+
+def test_a_misspelt_hook() -> None:
+    with pytest.raises(gpubp.DataError, match=r"Watcher\.on_epoch_finished .*did you mean 'on_epoch_end'"):
+
+        class Watcher(gpubp.Callback):
+            def on_epoch_finished(self, net: gpubp.MLP, record: dict[str, Any]) -> None: ...

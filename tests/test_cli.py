@@ -318,3 +318,8 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert (tmp_path / "runs" / "digits" / "model.safetensors").exists()
+
+
+def test_a_failed_training_leaves_no_folder(tmp_path: Path) -> None:
+    assert gpubp_("train", "digits", "--test", "0.999", "-q", "-o", tmp_path / "run").exit_code == 4
+    assert not (tmp_path / "run").exists()

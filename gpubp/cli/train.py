@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,22 @@ def command(
     if net.fallback and verbose:
         click.echo(f"on the CPU: {net.fallback}", err=True)
     folder = _folder(out, dataset.name)
-    history = net.fit(
-        dataset.x[train_rows],
-        dataset.y[train_rows],
-        batch_size=batch_size or min(128, max(16, len(train_rows) // 100)),
-        learning_rate=lr,
-        validation=val,
-        early_stopping=patience,
-        metrics="accuracy",
-        verbose=0 if quiet else 1,
-        **settings,
-    )
+    try:
+        history = net.fit(
+            dataset.x[train_rows],
+            dataset.y[train_rows],
+            batch_size=batch_size or min(128, max(16, len(train_rows) // 100)),
+            learning_rate=lr,
+            validation=val,
+            early_stopping=patience,
+            metrics="accuracy",
+            verbose=0 if quiet else 1,
+            **settings,
+        )
+    except BaseException:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+        raise
     net.metadata = {"data": dataset.name, "test": test}
     model = folder / "model.safetensors"
     net.save(model)
