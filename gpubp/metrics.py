@@ -9,17 +9,15 @@ from gpubp.errors import DataError
 from gpubp.registry import did_you_mean
 
 
-def accuracy(targets: Any, outputs: Any, weights: Any) -> float:
-    """The weighted share of samples decided rightly; with several sigmoids, all of a sample's labels must be right."""
-    if targets.ndim == 1:
-        right = outputs.argmax(axis=1) == targets
-    elif outputs.shape[1] == 1:
-        right = (outputs[:, 0] >= 0.5) == (targets[:, 0] >= 0.5)
-    elif np.allclose(targets.sum(axis=1), 1) and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
-        right = outputs.argmax(axis=1) == targets.argmax(axis=1)
-    else:
-        right = ((outputs >= 0.5) == (targets >= 0.5)).all(axis=1)
-    return _mean(right, weights)
+def class_accuracy(targets: Any, outputs: Any, weights: Any) -> float:
+    """The weighted share of samples whose likeliest class is the target, or the target's likeliest."""
+    truth = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    return _mean(outputs.argmax(axis=1) == truth, weights)
+
+
+def label_accuracy(targets: Any, outputs: Any, weights: Any) -> float:
+    """The weighted share of samples of which all labels, one a sigmoid output, are decided rightly."""
+    return _mean(((outputs >= 0.5) == (targets >= 0.5)).all(axis=1), weights)
 
 
 def rmse(targets: Any, outputs: Any, weights: Any) -> float:
@@ -52,16 +50,19 @@ def _mean(values: Any, weights: Any) -> float:
     return float((weights * values).sum() / total) if total > 0 else 0.0
 
 
-METRICS: dict[str, Callable[[Any, Any, Any], float]] = {"accuracy": accuracy, "rmse": rmse, "mae": mae, "r2": r2}
-REGRESSION = ("rmse", "mae", "r2")
+REGRESSION: dict[str, Callable[[Any, Any, Any], float]] = {"rmse": rmse, "mae": mae, "r2": r2}
 
 
 def _unweighted(name: str, metric: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], float]:
     def measure(targets: Any, outputs: Any, weights: Any) -> float:
         value = metric(targets, outputs)
-        if np.ndim(value) or not np.isscalar(value + 0):
-            raise DataError(f"metric {name!r} must return one number, got {value!r}")
-        return float(value)
+        refusal = DataError(f"metric {name!r} must return one number, got {value!r}")
+        if np.ndim(value):
+            raise refusal
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise refusal from None
 
     return measure
 
@@ -75,12 +76,15 @@ def resolve(metrics: Any, task: str) -> dict[str, Callable[[Any, Any, Any], floa
         if callable(metric):
             name = getattr(metric, "__name__", "metric")
             table[name] = _unweighted(name, metric)
-        elif metric in REGRESSION and task == "classes":
-            raise DataError(f"metric {metric!r} compares numbers, and this network tells classes; use 'accuracy'")
-        elif metric == "accuracy" and task == "values":
-            raise DataError(f"metric 'accuracy' needs classes, and this network predicts numbers; use {REGRESSION}")
-        elif metric in METRICS:
-            table[metric] = METRICS[metric]
+        elif metric in REGRESSION:
+            if task == "classes":
+                raise DataError(f"metric {metric!r} compares numbers, and this network tells classes; use 'accuracy'")
+            table[metric] = REGRESSION[metric]
+        elif metric == "accuracy":
+            if task == "values":
+                known = ", ".join(REGRESSION)
+                raise DataError(f"metric 'accuracy' needs classes, and this network predicts numbers; use {known}")
+            table[metric] = class_accuracy if task == "classes" else label_accuracy
         else:
-            raise DataError(f"metric {metric!r} is not known; {did_you_mean(str(metric), sorted(METRICS))}")
+            raise DataError(f"metric {metric!r} is not known; {did_you_mean(str(metric), ['accuracy', *REGRESSION])}")
     return table
