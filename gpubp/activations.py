@@ -13,10 +13,8 @@ from gpubp.kernel import Array, Kernel, elementwise, rowwise
 from gpubp.registry import Component
 
 SOURCE = "activations.cuh"
-SELU_ALPHA, SELU_SCALE = (
-    1.6732632423543772848,
-    1.0507009873554804934,
-)  # Klambauer et al. 2017, "Self-Normalizing Neural Networks"
+# Klambauer et al. 2017, "Self-Normalizing Neural Networks"
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934
 GELU_SLOPE, GELU_CUBIC = sqrt(2 / pi), 0.044715  # Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"
 
 
@@ -31,9 +29,7 @@ class Activation(Component):
     forward: ClassVar[Kernel]  # "z, b -> y", or "z, b -> z, y" where z (with its bias) is what is saved
     delta: ClassVar[Kernel | None]  # "dy, y -> dz" or "dy, z -> dz"; None where f' = 1
     saves: ClassVar[Literal["y", "z"]] = "y"
-    analytic: ClassVar[bool] = (
-        False  # f is analytic near the real axis and its body is complex-safe: gradients are checked by complex step
-    )
+    analytic: ClassVar[bool] = False  # near the real axis, with complex-safe bodies: gradients checked by complex step
     initializer: ClassVar[str] = "xavier_uniform"
     range: ClassVar[tuple[float, float]] = (-inf, inf)  # an open interval that f stays inside; a loss asks for it
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from gpubp.checks import number
+from gpubp.checks import count, number
 from gpubp.errors import DataError
 from gpubp.history import History
 from gpubp.registry import did_you_mean
@@ -69,10 +69,9 @@ class EarlyStopping:
     def __init__(
         self, patience: int = 10, monitor: str | None = None, min_delta: float = 0.0, restore_best: bool = True
     ) -> None:
-        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
-            raise DataError(f"early_stopping needs a patience of at least 1 epoch, got {patience!r}")
-        number("min_delta", min_delta, least=0)
-        self.patience, self.monitor, self.min_delta, self.restore_best = patience, monitor, min_delta, restore_best
+        self.patience = count("early_stopping", patience, " of epochs to wait")
+        self.min_delta = number("min_delta", min_delta, least=0)
+        self.monitor, self.restore_best = monitor, restore_best
 
     @classmethod
     def resolve(cls, spec: Any) -> "EarlyStopping | None":

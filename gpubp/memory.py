@@ -24,13 +24,9 @@ class Arena:
     a zero gradient where it is.
     """
 
-    def __init__(
-        self, backend: "Backend", sizes: list[int], use_bias: list[bool], dtype: Any, owner: object = None
-    ) -> None:
+    def __init__(self, backend: "Backend", sizes: list[int], use_bias: list[bool], dtype: Any) -> None:
         self.backend = backend
-        self.owner = (
-            owner or object()
-        )  # stays with a network that moves to another device, and its optimizer's state with it
+        self.owner = object()  # kept by a network that moves to another device, so that an optimizer's state may follow
         shapes: list[tuple[int, ...]] = list(pairwise(sizes))
         shapes += [(width,) for width, wanted in zip(sizes[1:], use_bias, strict=True) if wanted]
         itemsize = backend.itemsize(dtype)

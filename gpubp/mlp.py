@@ -14,8 +14,8 @@ import numpy as np
 from gpubp import checkpoint, checks, metrics
 from gpubp.activations import Activation
 from gpubp.backends import get_backend
-from gpubp.data.arrays import as_host_or_device, as_matrix, as_weights, check_finite, returner
-from gpubp.errors import DataError, DeviceError, GpubpError, ModelFileError, ShapeError
+from gpubp.data.arrays import as_layers, as_matrix, as_weights, check_finite, returner
+from gpubp.errors import DataError, DeviceError, GpubpError, ModelFileError
 from gpubp.history import History
 from gpubp.kernel import Array
 from gpubp.losses import Loss
@@ -154,23 +154,13 @@ class MLP:
 
     def _checked(self, name: str, given: Sequence[Any], views: Sequence[Array | None]) -> list[tuple[Array, Array]]:
         """Pairs of a view and the array to write there; nothing is written before all have been checked."""
-        if not hasattr(given, "__len__"):
-            raise DataError(f"{name} must be a list with one array a layer, got {given!r}")
-        if len(given) != len(views):
-            raise ShapeError(f"{name} has {len(given)} entries, but the network has {len(views)} layers")
-        pairs = []
-        for layer, (value, view) in enumerate(zip(given, views, strict=True)):
-            if value is None and (view is None or name == "biases"):
-                continue
-            given_array = None if value is None else as_host_or_device(f"{name}[{layer}]", value)
-            shape = None if given_array is None else given_array.shape
-            if view is None or shape != view.shape:
-                raise ShapeError(
-                    f"{name}[{layer}] has shape {shape}, but {'no bias' if view is None else view.shape} is needed"
-                )
-            array = self._network.backend.asarray(given_array, self.dtype)
-            check_finite(f"{name}[{layer}]", array, self._network.backend.xp)
-            pairs.append((view, array))
+        backend, pairs = self._network.backend, []
+        arrays = as_layers(name, given, views, may_be_left_out=name == "biases")
+        for layer, (array, view) in enumerate(zip(arrays, views, strict=True)):
+            if array is not None:
+                array = backend.asarray(array, self.dtype)
+                check_finite(f"{name}[{layer}]", array, backend.xp)
+                pairs.append((view, array))
         return pairs
 
     # -- using it ------------------------------------------------------------------------------------------------------
@@ -367,7 +357,7 @@ class MLP:
         rows = len(inputs)
         if not rows:
             raise DataError("x is empty; at least one sample is needed")
-        weights = None if sample_weight is None else as_weights(sample_weight, rows, network.backend, network.dtype)
+        weights = as_weights(sample_weight, rows, network.backend, network.dtype)
         return inputs, network.targets.encode(y, rows, network.backend), weights
 
     def _given_back(self, x: Any, result: Any) -> Any:

@@ -57,10 +57,10 @@ class Backprop:
 class Network:
     """Parameters, gradients and buffers of one structure on one backend. Not thread-safe: its owner holds a lock."""
 
-    def __init__(self, structure: Structure, backend: Backend, seed: int, owner: object = None) -> None:
+    def __init__(self, structure: Structure, backend: Backend, seed: int) -> None:
         self.structure, self.backend, self.seed, self.dtype = structure, backend, seed, structure.dtype
         self.loss, self.targets = structure.loss, Targets(structure)
-        self.arena = arena = Arena(backend, structure.sizes, structure.use_bias, structure.dtype, owner)
+        self.arena = arena = Arena(backend, structure.sizes, structure.use_bias, structure.dtype)
         self.layers = [Dense(activation) for activation in structure.activations]
         self.dropouts = [Dropout(rate, seed, layer) if rate else None for layer, rate in enumerate(structure.dropout)]
         masks = [None if mask is None else backend.asarray(mask, structure.dtype) for mask in structure.masks]
@@ -195,6 +195,15 @@ class Network:
             backend.run(loss.kernel, slot.y, targets, factor, *loss.parameters, slot.dy, batch.losses)
             dense.delta(backend, slot)
 
+    def cost(
+        self, x: Array, targets: Array, weights: Array | None, batch: Batch, out: Array, step: int | None = None
+    ) -> Array | float:
+        """out ← C = Σ factor · ℓ, with the output layer's delta left in the batch; returns the samples' factors."""
+        factor = self.factor(weights, len(x), batch)
+        self.forward_with_loss(x, targets, factor, batch, step)
+        self.backend.run(weighted_sum, batch.losses, factor, out)
+        return factor
+
     def backward(self, batch: Batch, step: int | None = None, input_grad: Array | None = None) -> None:
         """From the output layer's delta down to all gradients in the arena."""
         for layer in range(len(self.layers) - 1, -1, -1):
@@ -225,10 +234,8 @@ class Network:
         """One training step on device arrays; writes the batch's cost, and Σ w where asked, into 0-d arrays."""
         backend, rows = self.backend, len(x)
         batch = self.batch(rows, True)
-        factor = self.factor(weights, rows, batch)
         step, self.steps = self.steps, self.steps + 1
-        self.forward_with_loss(x, targets, factor, batch, step)
-        backend.run(weighted_sum, batch.losses, factor, cost)
+        self.cost(x, targets, weights, batch, cost, step)
         if total_weight is not None:
             backend.run(weight_sum, weights, total_weight)
         self.backward(batch, step)
@@ -262,10 +269,8 @@ class Network:
     def trace(self, x: Array, targets: Array, weights: Array | None) -> Backprop:
         """One pass forward and back that keeps everything, in buffers of its own; dropout off."""
         backend, batch = self.backend, self.traced_batch(len(x))
-        factor = self.factor(weights, len(x), batch)
-        self.forward_with_loss(x, targets, factor, batch)
         cost, input_grad = backend.empty((), self.dtype), backend.empty(x.shape, self.dtype)
-        backend.run(weighted_sum, batch.losses, factor, cost)
+        factor = self.cost(x, targets, weights, batch, cost)
         self.backward(batch, input_grad=input_grad)
         top, loss = batch.layers[-1], self.loss
         if type(self.layers[-1].activation) in loss.fused:  # the fused kernel skips ∂C/∂y of the output

@@ -63,3 +63,9 @@ def command_line(*arguments: str) -> str:
     import shlex
 
     return f"{os.environ.get('GPUBP_COMMAND', 'gpubp')} {shlex.join(arguments)}"
+
+
+def score_line(scores: dict[str, float], samples: int) -> tuple[str, str]:
+    """A classifier's scores for people: the accuracy, and what follows it."""
+    right = round(scores["accuracy"] * samples)
+    return f"accuracy {scores['accuracy']:.2%}", f" ({right} of {samples}), loss {scores['loss']:.4f}"

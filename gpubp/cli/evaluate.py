@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from gpubp.cli import score_line
 from gpubp.cli.options import shared
 
 
@@ -20,7 +21,6 @@ def command(model: Path, data: str, device: str, seed: int, as_json: bool, quiet
     """
     from gpubp import DataError, load
     from gpubp.data.datasets import load_dataset
-    from gpubp.data.split import split_rows
 
     if model.is_dir():
         model = model / "model.safetensors"
@@ -31,11 +31,10 @@ def command(model: Path, data: str, device: str, seed: int, as_json: bool, quiet
             "score it there, by net.evaluate on rows that it has not seen"
         )
     if net.metadata["data"] != dataset.name:
-        raise DataError(f"{str(model)!r} was trained on {net.metadata.get('data')!r}, not on {dataset.name!r}")
-    _, rows = split_rows(len(dataset.x), net.metadata["test"], 0, dataset.y)
+        raise DataError(f"{str(model)!r} was trained on {net.metadata['data']!r}, not on {dataset.name!r}")
+    _, rows = dataset.split(net.metadata["test"])
     scores = net.evaluate(dataset.x[rows], dataset.y[rows])
     if as_json:
         click.echo(json.dumps({**scores, "samples": len(rows)}))
     else:
-        right = round(scores["accuracy"] * len(rows))
-        click.echo(f"accuracy {scores['accuracy']:.2%} ({right} of {len(rows)}), loss {scores['loss']:.4f}")
+        click.echo("".join(score_line(scores, len(rows))))

@@ -3,14 +3,16 @@
 import json
 import sys
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gpubp.activations import Activation
-from gpubp.cli import EXIT_INTERRUPTED, command_line
+from gpubp.cli import EXIT_INTERRUPTED, command_line, score_line
 from gpubp.cli.options import Number, batch_size, shared, widths
+from gpubp.errors import GpubpError
 from gpubp.optimizers import Optimizer
 from gpubp.schedules import Schedule
 
@@ -69,10 +71,9 @@ def command(
     """
     from gpubp import MLP
     from gpubp.data.datasets import load_dataset
-    from gpubp.data.split import split_rows
 
     dataset = load_dataset(data)
-    train_rows, test_rows = split_rows(len(dataset.x), test, 0, dataset.y)
+    train_rows, test_rows = dataset.split(test)
     sizes = [dataset.x.shape[1], *hidden, dataset.classes]
     net = MLP(sizes, settings.pop("activation"), dropout=settings.pop("dropout"), device=device, seed=seed)
     if net.fallback and verbose:
@@ -111,10 +112,6 @@ def command(
 
 def _folder(out: Path | None, name: str) -> Path:
     """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... not there yet, so no model is overwritten."""
-    from itertools import count
-
-    from gpubp.errors import GpubpError
-
     paths = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in count(1))
     folder = out or next(path for path in paths if not path.exists())
     try:
@@ -131,11 +128,9 @@ def _report(net: Any, dataset: Any, rows: Any, scores: dict[str, float], model: 
 
     from gpubp.cli.pictures import most_wrong
 
-    right = round(scores["accuracy"] * len(rows))
     console = Console(highlight=False)
-    console.print(
-        f"[bold green]test accuracy {scores['accuracy']:.2%}[/] ({right} of {len(rows)}), loss {scores['loss']:.4f}"
-    )
+    accuracy, rest = score_line(scores, len(rows))
+    console.print(f"[bold green]test {accuracy}[/]{rest}")
     console.print(f"model saved to {model}", soft_wrap=True)
     console.print(f"evaluate it: [bold]{command_line('evaluate', str(model), dataset.name)}[/]", soft_wrap=True)
     if dataset.image and not console.options.ascii_only:  # half-blocks are not ASCII

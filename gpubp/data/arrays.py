@@ -4,7 +4,7 @@ Any array-like comes in, is checked and lands on the device; results go back as 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -24,17 +24,36 @@ def as_host_or_device(name: str, a: Any) -> Any:
     elif hasattr(a, "__dlpack_device__") and not isinstance(a, np.generic):
         array = _from_dlpack(name, a)
     else:
-        try:
-            array = np.asarray(a)
-        except ValueError as error:  # ragged lists
-            raise DataError(
-                f"{name} is not a rectangular array of numbers ({error}); give every row the same length"
-            ) from None
+        array = as_rectangle(name, a)
     if array.dtype.kind not in "fiub":
         raise DataError(
             f"{name} has dtype {array.dtype}, but numbers are needed; convert it, or encode text as numbers, first"
         )
     return array
+
+
+def as_rectangle(name: str, a: Any) -> Any:
+    """`a` as a NumPy array of whatever it holds; DataError for ragged lists."""
+    try:
+        return np.asarray(a)
+    except ValueError as error:
+        raise DataError(f"{name} is not a rectangular array ({error}); give every row the same length") from None
+
+
+def as_layers(name: str, given: Any, views: Sequence[Any], may_be_left_out: bool = False) -> list[Any]:
+    """One array a layer, of its view's shape; None where there is no view or, if that may be, where none is given."""
+    if not hasattr(given, "__len__"):
+        raise DataError(f"{name} must be a list with one array a layer, got {given!r}")
+    if len(given) != len(views):
+        raise ShapeError(f"{name} has {len(given)} entries, but the network has {len(views)} layers")
+    arrays = []
+    for layer, (value, view) in enumerate(zip(given, views, strict=True)):
+        array = None if value is None else as_host_or_device(f"{name}[{layer}]", value)
+        shape, wanted = (None if a is None else a.shape for a in (array, view))
+        if shape != wanted and not (may_be_left_out and array is None):
+            raise ShapeError(f"{name}[{layer}] has shape {shape}, but {wanted or 'no bias'} is needed")
+        arrays.append(array)
+    return arrays
 
 
 def _from_dlpack(name: str, a: Any) -> Any:

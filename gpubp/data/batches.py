@@ -69,12 +69,10 @@ class StreamBatches:
                 )
             yield self.convert(*batch, *[None] * (3 - len(batch)))
         if not count:
-            again = (
-                " (a generator can be iterated only once; give a list, or an object whose __iter__ starts anew)"
-                if isinstance(self.source, Iterator)
-                else ""
-            )
-            raise DataError(f"x gave no batches{again or '; give at least one (x, y)'}")
+            remedy = "give at least one (x, y)"
+            if isinstance(self.source, Iterator):
+                remedy = "a generator can be iterated only once; give a list, or an object whose __iter__ starts anew"
+            raise DataError(f"x gave no batches; {remedy}")
 
 
 class Transformed:
@@ -102,9 +100,12 @@ class Transformed:
 
     def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
         for step, (x, targets, weights) in enumerate(self.batches.epoch(epoch)):
-            generator = np.random.default_rng([self.seed, 3, epoch, step])
-            x = x.copy()  # the function may write into it, and unshuffled batches are the user's own rows
-            result = self.transform(*(x, targets.copy(), generator)[: self.count])
+            given = [x.copy()]  # the function may write into it, and unshuffled batches are the user's own rows
+            if self.count > 1:
+                given.append(targets.copy())
+            if self.count > 2:
+                given.append(np.random.default_rng([self.seed, 3, epoch, step]))
+            result = self.transform(*given)
             if self.count == 1:
                 yield *self.convert(result, targets, None)[:2], weights
                 continue

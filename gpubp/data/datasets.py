@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.data.split import split_rows
 from gpubp.errors import DataError
 
 
@@ -18,6 +19,10 @@ class Dataset:
     y: Any
     classes: int
     image: tuple[int, int] | None  # rows and columns of the picture that a row of x is
+
+    def split(self, test: float) -> tuple[Any, Any]:
+        """The numbers of the training and the test rows: stratified, and the same for the same share."""
+        return split_rows(len(self.x), test, 0, self.y)
 
 
 def load_dataset(name: str) -> Dataset:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from gpubp import checks
+from gpubp.data.arrays import as_rectangle
 from gpubp.errors import DataError, ShapeError
 
 
@@ -37,10 +38,7 @@ def is_classes(y: Any) -> bool:
 
 
 def _array(name: str, a: Any) -> Any:
-    try:
-        array = np.asarray(a)
-    except ValueError as error:  # ragged lists
-        raise DataError(f"{name} is not a rectangular array ({error}); give every row the same length") from None
+    array = as_rectangle(name, a)
     if not array.ndim:
         raise ShapeError(f"{name} has shape (), but one row or more is needed")
     return array

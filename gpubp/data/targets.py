@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gpubp.backends.base import Backend
+from gpubp.checks import number
 from gpubp.data.arrays import as_host_or_device, as_matrix, check_finite
 from gpubp.errors import DataError, ShapeError
 from gpubp.kernel import Array
@@ -100,9 +101,8 @@ class Targets:
         """Predictions from a network's outputs (host arrays), as `MLP.predict` describes them."""
         if reject_below is not None and self.task not in ("classes", "binary"):
             raise DataError("reject_below needs a softmax or a single sigmoid output; this network has neither")
-        number = isinstance(reject_below, int | float | np.floating)
-        if reject_below is not None and not (number and 0 <= reject_below <= 1):
-            raise DataError(f"reject_below is a probability in [0, 1], got {reject_below!r}")
+        if reject_below is not None:
+            reject_below = number("reject_below", reject_below, least=0, most=1)
         if self.task == "values":
             return outputs[:, 0].copy() if self.outputs == 1 else outputs
         if self.task == "labels":

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpubp.backends.numpy import NumpyBackend
-from gpubp.data.arrays import as_host_or_device
+from gpubp.data.arrays import as_layers
 from gpubp.errors import ShapeError
-from gpubp.losses import weighted_sum
 from gpubp.mlp import MLP
 from gpubp.network import Backprop, Network
 
@@ -126,12 +125,9 @@ class _Cost:
     def __call__(self) -> Any:
         network, backend = self.network, self.network.backend
         with backend.active():
-            batch = network.batch(len(self.x), False)
-            factor = network.factor(None, len(self.x), batch)
-            network.forward_with_loss(self.x, self.targets, factor, batch)
-            total = backend.empty((), network.dtype)
-            backend.run(weighted_sum, batch.losses, factor, total)
-        return total
+            cost = backend.empty((), network.dtype)
+            network.cost(self.x, self.targets, None, network.batch(len(self.x), False), cost)
+        return cost
 
     def tensors(self, given: tuple[list[Any], list[Any]]) -> Iterator[tuple[str, int, Any, Any, Any]]:
         """Each parameter tensor: its name and layer, the view to perturb, its mask and the gradient given for it."""
@@ -187,13 +183,5 @@ def _pair(gradients: Any, net: MLP) -> tuple[list[Any], list[Any]]:
     for name, given, views in zip(("weight_grads", "bias_grads"), gradients, (net.weights, net.biases), strict=True):
         if given is None:
             given = [None] * len(views)
-        if len(given) != len(views):
-            raise ShapeError(f"{name} has {len(given)} entries, but the network has {len(views)} layers")
-        tensors = []
-        for layer, (value, view) in enumerate(zip(given, views, strict=True)):
-            array = None if view is None else as_host_or_device(f"{name}[{layer}]", value)
-            if array is not None and array.shape != view.shape:
-                raise ShapeError(f"{name}[{layer}] has shape {array.shape}, but {view.shape} is needed")
-            tensors.append(None if array is None else np.asarray(array, np.float64))
-        pair.append(tensors)
+        pair.append([None if a is None else np.asarray(a, np.float64) for a in as_layers(name, given, views)])
     return pair[0], pair[1]
