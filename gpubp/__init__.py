@@ -1,132 +1,25 @@
 """gpubp trains multi-layer perceptrons by backpropagation: the same layer code on NumPy (CPU) and CuPy (CUDA)."""
 
-from gpubp import activations, initializers, losses, optimizers, schedules
-from gpubp.activations import (
-    ELU,
-    GELU,
-    SELU,
-    Activation,
-    Exp,
-    Identity,
-    LeakyReLU,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
-)
-from gpubp.backends import devices, get_backend
-from gpubp.callbacks import Callback, EarlyStopping
-from gpubp.data.split import train_test_split
-from gpubp.errors import (
-    DataError,
-    DeviceError,
-    DivergenceError,
-    GpubpError,
-    ModelFileError,
-    ShapeError,
-)
-from gpubp.explain.gradients import check_gradients
-from gpubp.history import History
-from gpubp.initializers import (
-    HeNormal,
-    HeUniform,
-    Initializer,
-    LecunNormal,
-    LecunUniform,
-    Normal,
-    Uniform,
-    XavierNormal,
-    XavierUniform,
-    Zeros,
-)
-from gpubp.kernel import elementwise, reduction, rowwise
-from gpubp.losses import (
-    AbsoluteError,
-    BinaryCrossEntropy,
-    CrossEntropy,
-    Huber,
-    Loss,
-    Poisson,
-    Quantile,
-    SquaredError,
-)
-from gpubp.mlp import MLP, load
-from gpubp.network import Backprop
-from gpubp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
-from gpubp.schedules import Constant, Cosine, Exponential, Inverse, Linear, OneCycle, Schedule, Step
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "MLP",
-    "SELU",
-    "SGD",
-    "AbsoluteError",
-    "Activation",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Backprop",
-    "BinaryCrossEntropy",
-    "Callback",
-    "Constant",
-    "Cosine",
-    "CrossEntropy",
-    "DataError",
-    "DeviceError",
-    "DivergenceError",
-    "EarlyStopping",
-    "Exp",
-    "Exponential",
-    "GpubpError",
-    "HeNormal",
-    "HeUniform",
-    "History",
-    "Huber",
-    "Identity",
-    "Initializer",
-    "Inverse",
-    "LeakyReLU",
-    "LecunNormal",
-    "LecunUniform",
-    "Linear",
-    "Loss",
-    "ModelFileError",
-    "Normal",
-    "OneCycle",
-    "Optimizer",
-    "Poisson",
-    "Quantile",
-    "RMSprop",
-    "ReLU",
-    "Schedule",
-    "ShapeError",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "SquaredError",
-    "Step",
-    "Tanh",
-    "Uniform",
-    "XavierNormal",
-    "XavierUniform",
-    "Zeros",
-    "activations",
-    "check_gradients",
-    "devices",
-    "elementwise",
-    "get_backend",
-    "initializers",
-    "load",
-    "losses",
-    "optimizers",
-    "reduction",
-    "rowwise",
-    "schedules",
-    "train_test_split",
-]
+if TYPE_CHECKING:
+    from gpubp.api import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Import modules and public names when they are first asked for, so that `gpubp --help` does not wait for NumPy."""
+    if not name.startswith("_") and find_spec(f"gpubp.{name}"):
+        return import_module(f"gpubp.{name}")
+    api = import_module("gpubp.api")
+    if name != "__all__" and name not in api.__all__:
+        raise AttributeError(f"module 'gpubp' has no attribute {name!r}")
+    globals().update({public: getattr(api, public) for public in api.__all__}, __all__=api.__all__)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -4,14 +4,16 @@ The formulas are PyTorch's, to the last term. Weight decay adds λ W to the grad
 biases; AdamW decays the weights themselves instead.
 """
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpubp.backends.base import Backend
 from gpubp.checks import number
 from gpubp.errors import DataError
 from gpubp.kernel import Array, elementwise, reduction
 from gpubp.memory import Arena
 from gpubp.registry import Component
+
+if TYPE_CHECKING:
+    from gpubp.backends.base import Backend
 
 
 @elementwise("g, w, decay -> g", scratch=1)
@@ -36,7 +38,7 @@ def clip_gradient(xp: Any, g: Array, total: Array, limit: float) -> None:
     xp.multiply(g, xp.minimum(limit / xp.sqrt(xp.maximum(total, xp.finfo(g.dtype).tiny)), 1), out=g)
 
 
-def clip_by_norm(backend: Backend, arena: Arena, limit: float) -> None:
+def clip_by_norm(backend: "Backend", arena: Arena, limit: float) -> None:
     """Scale all gradients so that their Euclidean norm is at most `limit`, without waiting for the device."""
     total = backend.empty((), arena.gradients.dtype)
     backend.run(squared_norm, arena.gradients, total)
@@ -64,7 +66,7 @@ class Optimizer(Component):
         self.state: dict[str, Array] = {}
         self._arena: Arena | None = None
 
-    def attach(self, backend: Backend, arena: Arena) -> None:
+    def attach(self, backend: "Backend", arena: Arena) -> None:
         """Make the state ready for this arena; the state follows its network to another device."""
         if self._arena is arena:
             return
@@ -84,7 +86,7 @@ class Optimizer(Component):
         }
         self._arena = arena
 
-    def update(self, backend: Backend, arena: Arena, learning_rate: float | None = None) -> None:
+    def update(self, backend: "Backend", arena: Arena, learning_rate: float | None = None) -> None:
         """One step; `learning_rate` stands in for the optimizer's own, as a schedule wants."""
         self.attach(backend, arena)
         rate = self.learning_rate if learning_rate is None else learning_rate
@@ -95,7 +97,7 @@ class Optimizer(Component):
             backend.run(add_decay, arena.weight_gradients, arena.weight_parameters, self.weight_decay)
         self.apply(backend, arena.parameters, arena.gradients, rate)
 
-    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
         raise NotImplementedError
 
 
@@ -135,7 +137,7 @@ class SGD(Optimizer):
             raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
         self.state_names = ("v",) if momentum else ()
 
-    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
         if self.momentum:
             kernel = sgd_nesterov if self.nesterov else sgd_momentum
             backend.run(kernel, parameters, self.state["v"], gradients, rate, self.momentum)
@@ -173,7 +175,7 @@ class RMSprop(Optimizer):
         super().__init__(learning_rate, weight_decay)
         self.alpha, self.epsilon = number("alpha", alpha, least=0, below=1), number("epsilon", epsilon, above=0)
 
-    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
         backend.run(rmsprop, parameters, self.state["v"], gradients, rate, self.alpha, self.epsilon)
 
 
@@ -193,7 +195,7 @@ class Adagrad(Optimizer):
         super().__init__(learning_rate, weight_decay)
         self.epsilon = number("epsilon", epsilon, above=0)
 
-    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
         backend.run(adagrad, parameters, self.state["v"], gradients, rate, self.epsilon)
 
 
@@ -250,7 +252,7 @@ class Adam(Optimizer):
         )
         self.epsilon = number("epsilon", epsilon, above=0)
 
-    def apply(self, backend: Backend, parameters: Array, gradients: Array, rate: float) -> None:
+    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
         rate /= 1 - self.beta1**self.steps
         root = (1 - self.beta2**self.steps) ** -0.5
         state = self.state

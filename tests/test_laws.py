@@ -32,9 +32,18 @@ def python(code: str) -> Any:
 
 
 def test_importing_gpubp_imports_nothing_optional() -> None:
-    loaded = python("import gpubp; print(json.dumps(sorted(sys.modules)))")
+    loaded = python("import gpubp; gpubp.MLP; print(json.dumps(sorted(sys.modules)))")
     assert "gpubp.mlp" in loaded
     assert not {name.split(".")[0] for name in loaded} & set(OPTIONAL)
+
+
+def test_the_names_are_there_before_they_are_used() -> None:
+    """The package imports what it is asked for; completion and `import *` are to see everything at once."""
+    assert python("import gpubp; print(json.dumps('numpy' in sys.modules))") is False
+    assert "MLP" in python("import gpubp; print(json.dumps(dir(gpubp)))")
+    assert python("from gpubp import *; print(json.dumps([MLP.__name__, losses.__name__]))") == ["MLP", "gpubp.losses"]
+    assert python("from gpubp import checks, data; print(json.dumps(data.load_dataset.__name__))") == "load_dataset"
+    assert python("import gpubp; print(json.dumps(hasattr(gpubp, 'mpl')))") is False
 
 
 def test_a_network_on_the_cpu_needs_no_cupy() -> None:
@@ -44,9 +53,9 @@ def test_a_network_on_the_cpu_needs_no_cupy() -> None:
 
 def test_importing_gpubp_is_fast() -> None:
     """150 ms beyond NumPy's own time; the least of five, because other work on the machine only ever adds."""
-    code = "import numpy; t = time.perf_counter(); import gpubp; print(time.perf_counter() - t)"
+    code = "import numpy; t = time.perf_counter(); import gpubp; gpubp.MLP; print(time.perf_counter() - t)"
     assert min(python(code) for _ in range(5)) < 0.150
-    whole = "t = time.perf_counter(); import gpubp; print(time.perf_counter() - t)"
+    whole = "t = time.perf_counter(); import gpubp; gpubp.MLP; print(time.perf_counter() - t)"
     assert min(python(whole) for _ in range(5)) < 0.5
 
 
