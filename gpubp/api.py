@@ -59,6 +59,7 @@ from gpubp.losses import (
 from gpubp.mlp import MLP, load
 from gpubp.network import Backprop
 from gpubp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from gpubp.resume import Checkpoint
 from gpubp.schedules import Constant, Cosine, Exponential, Inverse, Linear, OneCycle, Schedule, Step
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "Backprop",
     "BinaryCrossEntropy",
     "Callback",
+    "Checkpoint",
     "Constant",
     "Cosine",
     "CrossEntropy",

@@ -6,7 +6,9 @@ Layer l is `{2l}.weight`, of shape (outputs, inputs), and `{2l}.bias`. Never pic
 import json
 import os
 import tempfile
+import zlib
 from itertools import pairwise
+from math import ceil
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from gpubp.errors import DataError, ModelFileError
+from gpubp.tensorfile import parse_json, read_tensors
 
 FORMAT = 1
+CHECKSUM = "crc32"  # a second entry of the metadata; a file without it, which another tool wrote, is read unchecked
 
 
 def save_model(path: str | PathLike[str], weights: list[Any], biases: list[Any], state: dict[str, Any]) -> None:
@@ -25,17 +29,17 @@ def save_model(path: str | PathLike[str], weights: list[Any], biases: list[Any],
     tensors = {f"{2 * layer}.weight": np.ascontiguousarray(weight.T) for layer, weight in enumerate(weights)}
     tensors |= {f"{2 * layer}.bias": bias for layer, bias in enumerate(biases) if bias is not None}
     try:
-        described = json.dumps({"format": FORMAT, **state})
+        described = json.dumps({"format": FORMAT, **state}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"net.metadata must hold what JSON can: {error}") from None
-    content = save(tensors, {"gpubp": described})
+    content = save(tensors, {"gpubp": described, CHECKSUM: _checksum(described, tensors)})
     try:
-        _write_whole(Path(path), content)
+        write_whole(Path(path), content)
     except OSError as error:
         raise ModelFileError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another place") from None
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -56,30 +60,58 @@ def _umask() -> int:
 
 
 def load_model(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Any], list[Any]]:
-    """(state, weights, biases) as `save_model` was given them."""
-    from safetensors import SafetensorError, safe_open
-
+    """(state, weights, biases) as `save_model` was given them; the arrays lie in the file."""
+    metadata, tensors = read_tensors(path)
+    if "gpubp" not in metadata:
+        raise ModelFileError(f"{str(path)!r} is a safetensors file, but not one that gpubp wrote")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if "gpubp" not in metadata:
-                raise ModelFileError(f"{str(path)!r} is a safetensors file, but not one that gpubp wrote")
-            state = json.loads(metadata["gpubp"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it cannot be iterated over
-    except (OSError, SafetensorError, ValueError, TypeError) as error:  # TypeError: a tensor of a type that NumPy lacks
-        raise ModelFileError(f"cannot read {str(path)!r} as a gpubp model: {error}") from None
-    if not isinstance(state, dict):
-        raise ModelFileError(f"cannot read {str(path)!r} as a gpubp model: its metadata is no JSON object")
-    if state.get("format") != FORMAT:
-        raise ModelFileError(
-            f"{str(path)!r} has format {state.get('format')!r}, and this gpubp reads format {FORMAT}; upgrade gpubp"
-        )
-    try:
+        state = parse_json(metadata["gpubp"])
+        if not isinstance(state, dict):
+            raise ValueError("its metadata is no JSON object")
+        if state.get("format") != FORMAT:
+            raise ModelFileError(
+                f"{str(path)!r} has format {state.get('format')!r:.40}, and this gpubp reads format {FORMAT}; "
+                "upgrade gpubp"
+            )
+        if metadata.get(CHECKSUM) not in (None, _checksum(metadata["gpubp"], tensors)):
+            raise ValueError("its content does not match its checksum")
+        _check_state(state)
         return state, *_parameters(tensors, state["structure"])
     except KeyError as error:
         raise ModelFileError(f"{str(path)!r} lacks {error}; it is damaged") from None
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{str(path)!r} is damaged: {error}") from None
+
+
+def _checksum(described: str, tensors: dict[str, Any]) -> str:
+    """The CRC-32 of all that a model is, so that no flipped bit goes unnoticed."""
+    code = zlib.crc32(described.encode())
+    for name in sorted(tensors):
+        code = zlib.crc32(tensors[name].reshape(-1).view(np.uint8), code)
+    return f"{code:08x}"
+
+
+def _check_state(state: dict[str, Any]) -> None:
+    """What the checks of `Structure` and `MLP` leave out or would spend much memory on."""
+    structure = state["structure"]
+    for name, found, wanted in (
+        ("structure", structure, dict),
+        ("metadata", state["metadata"], dict),
+        *((name, structure[name], list) for name in ("sizes", "activations", "use_bias", "masks", "dropout")),
+        ("loss", structure["loss"], dict),
+        ("initializer", structure["initializer"], dict | None),
+    ):
+        if not isinstance(found, wanted):
+            raise TypeError(f"its {name} is {found!r:.40}")
+    sizes, masks = structure["sizes"], structure["masks"]
+    if not all(type(n) is int and 0 < n < 2**31 for n in sizes) or structure["dtype"] not in ("float32", "float64"):
+        raise ValueError(f"it has sizes {sizes!r:.40} and dtype {structure['dtype']!r:.40}")
+    for name in ("steps", "epochs"):
+        if type(state[name]) is not int or not 0 <= state[name] < 2**63:
+            raise ValueError(f"its number of {name} is {state[name]!r:.40}")
+    for mask, (inputs, outputs) in zip(masks, pairwise(sizes), strict=True):
+        if mask is not None and len(mask) != 4 * ceil(inputs * outputs / 24):  # base64 of a bit a weight
+            raise ValueError(f"a mask of {len(mask)} characters is none for {inputs} x {outputs} weights")
 
 
 def _parameters(tensors: dict[str, Any], structure: dict[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -98,7 +130,7 @@ def _parameters(tensors: dict[str, Any], structure: dict[str, Any]) -> tuple[lis
         if found != shape or dtype != structure["dtype"]:
             raise ValueError(f"tensor {name} is {dtype} {found}, but {structure['dtype']} {shape} is needed")
     if surplus := sorted(tensors.keys() - shapes.keys()):
-        raise ValueError(f"no layer has the tensors {', '.join(surplus)}")
+        raise ValueError(f"no layer has the tensors {', '.join(map(repr, surplus[:5]))}")
     depth = len(structure["use_bias"])
-    weights = [np.ascontiguousarray(tensors[f"{2 * layer}.weight"].T) for layer in range(depth)]
+    weights = [tensors[f"{2 * layer}.weight"].T for layer in range(depth)]
     return weights, [tensors.get(f"{2 * layer}.bias") for layer in range(depth)]

@@ -14,7 +14,7 @@ import numpy as np
 from gpubp import checkpoint, checks, metrics
 from gpubp.activations import Activation
 from gpubp.backends import get_backend
-from gpubp.data.arrays import as_layers, as_matrix, as_weights, check_finite, returner
+from gpubp.data.arrays import as_layers, as_matrix, as_rows, as_weights, check_finite, returner
 from gpubp.errors import DataError, DeviceError, GpubpError, ModelFileError
 from gpubp.history import History
 from gpubp.kernel import Array
@@ -197,8 +197,7 @@ class MLP:
         """{"loss", "accuracy"} of a classifier, {"loss", "rmse", "mae", "r2"} of a regression; updates nothing."""
         with self._session() as network:
             names = metrics.REGRESSION if network.targets.task == "values" else ("accuracy",)
-            sample = self._sample(x, y, sample_weight)
-            check_finite("x", sample[0], network.backend.xp)
+            sample = self._sample(x, y, sample_weight, finite="x")
             return network.score(*sample, metrics.resolve(names, network.targets.task))
 
     # -- learning ------------------------------------------------------------------------------------------------------
@@ -346,14 +345,16 @@ class MLP:
         network = self._network
         return as_matrix("x", x, network.backend, network.dtype, network.structure.sizes[0])
 
-    def _finite(self, x: Any) -> Array:
-        inputs = self._inputs(x)
-        check_finite("x", inputs, self._network.backend.xp)
+    def _finite(self, x: Any, name: str = "x") -> Array:
+        """x as checked device rows; what is too large for memory stays where it is."""
+        network = self._network
+        inputs = as_rows(name, x, network.backend, network.dtype, network.structure.sizes[0])
+        check_finite(name, inputs, self._network.backend.xp)
         return inputs
 
-    def _sample(self, x: Any, y: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
-        """x, y and weights as checked device arrays."""
-        network, inputs = self._network, self._inputs(x)
+    def _sample(self, x: Any, y: Any, sample_weight: Any, finite: str = "") -> tuple[Array, Array, Array | None]:
+        """x, y and weights as checked device arrays; `finite` is what to call an x that is to be looked through."""
+        network, inputs = self._network, self._finite(x, finite) if finite else self._inputs(x)
         rows = len(inputs)
         if not rows:
             raise DataError("x is empty; at least one sample is needed")

@@ -17,14 +17,16 @@ from gpubp import metrics as metric_table
 from gpubp import schedules
 from gpubp.callbacks import EarlyStopping
 from gpubp.checks import count, number
-from gpubp.data.arrays import as_weights, check_finite
+from gpubp.data.arrays import as_weights, check_finite, chosen
 from gpubp.data.batches import ArrayBatches, StreamBatches, Transformed
 from gpubp.data.split import split_rows
+from gpubp.epoch import Costs, Snapshot
 from gpubp.errors import DataError, DivergenceError
 from gpubp.history import History
 from gpubp.kernel import Array
 from gpubp.optimizers import Optimizer, squared_norm
 from gpubp.progress import Progress
+from gpubp.resume import Checkpoint
 
 if TYPE_CHECKING:
     from gpubp.mlp import MLP
@@ -64,7 +66,9 @@ class Trainer:
         self.early_stopping = EarlyStopping.resolve(early_stopping)
         self.metrics = metric_table.resolve(metrics, net._network.targets.task)
         self.callbacks = hooks.resolve(callbacks)
+        self.checkpoint = next((each for each in self.callbacks if isinstance(each, Checkpoint)), None)
         self.verbose = verbose
+        self.history, self.best, self.step = History(), None, 0  # of this training, with what it resumes
 
     def fit(self, x: Any, y: Any, sample_weight: Any, validation: Any) -> History:
         """Train, and return what happened."""
@@ -89,18 +93,14 @@ class Trainer:
                     f"x is a generator, which can be iterated only once, and epochs={self.epochs}; "
                     "give a list of batches, or an object whose __iter__ starts anew"
                 )
-            return StreamBatches(self._sample, x), self._held_out(validation)
-        inputs, targets, weights = self._sample(x, y, sample_weight)
-        check_finite("x", inputs, self.network.backend.xp)
+            return StreamBatches(self.net._sample, x), self._held_out(validation)
+        inputs, targets, weights = self.net._sample(x, y, sample_weight, finite="x")
         held_out: Arrays | None
         if isinstance(validation, int | float) and not isinstance(validation, bool):
             train, held_out = self._split((inputs, targets, weights), float(validation))
         else:
             train, held_out = (inputs, targets, weights), self._held_out(validation)
         return self._class_weighted(train), held_out
-
-    def _sample(self, x: Any, y: Any, weights: Any) -> Arrays:
-        return self.net._sample(x, y, weights)
 
     def _held_out(self, validation: Any) -> Arrays | None:
         if validation is None:
@@ -109,17 +109,15 @@ class Trainer:
             raise DataError(
                 "validation must be (x, y), (x, y, weights) or a fraction of the training rows (arrays only)"
             )
-        x, targets, weights = self._sample(*validation, *[None] * (3 - len(validation)))
-        check_finite("validation x", x, self.network.backend.xp)
-        return x, targets, weights
+        x, y, weights = (*validation, None)[:3]
+        return self.net._sample(x, y, weights, finite="validation x")
 
     def _split(self, arrays: Arrays, fraction: float) -> tuple[Arrays, Arrays]:
         backend, (x, targets, weights) = self.network.backend, arrays
         labels = None if self.network.targets.task in ("values", "labels") else self._labels(targets)
         parts = []
         for rows in split_rows(len(x), fraction, self.net.seed, labels):
-            index = backend.asarray(rows, "int64")
-            parts.append((x[index], targets[index], None if weights is None else weights[index]))
+            parts.append((chosen(x, rows, backend), chosen(targets, rows, backend), chosen(weights, rows, backend)))
         return parts[0], parts[1]
 
     def _labels(self, targets: Array) -> Any:
@@ -158,24 +156,26 @@ class Trainer:
         else:
             size = len(train[0]) if self.batch_size == "full" else int(self.batch_size)
             batches = ArrayBatches(self.network.backend, *train, size, self.shuffle, net.seed)
-        return batches if self.transform is None else Transformed(batches, self.transform, self._sample, net.seed)
+        return batches if self.transform is None else Transformed(batches, self.transform, net._sample, net.seed)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def _run(self, train: Arrays | StreamBatches, held_out: Arrays | None) -> History:
-        network, arena, history = self.network, self.network.arena, History()
+        network = self.network
         batches = self._batches(train)
         factor = None if self.schedule is None else schedules.bind(self.schedule, len(batches) * self.epochs or None)
-        self.optimizer.attach(network.backend, arena)
-        start, best = Snapshot(self), None
+        self.optimizer.attach(network.backend, network.arena)
         if self.early_stopping:
             self.early_stopping.start()
-        self._step = 0
+        if self.checkpoint:
+            self.checkpoint.restore(self)
+        history = self.history
+        start = Snapshot(self)
         progress = Progress.of(self.verbose, self.net, self.epochs, len(batches))
         for callback in self.callbacks:
             callback.on_fit_begin(self.net)
         with progress, interruptible() as interrupted:
-            for epoch in range(1, self.epochs + 1):
+            while history.stopped == "finished" and len(history) < self.epochs and not interrupted():
                 start.take()
                 began = time.perf_counter()
                 costs = self._epoch(batches, factor, progress, interrupted)
@@ -183,57 +183,61 @@ class Trainer:
                 trained = time.perf_counter()
                 if not self._all_finite(costs):
                     start.restore()
-                    raise DivergenceError(self._diagnose(batches, factor, epoch, start))
-                if not rows:  # interrupted before the epoch's first step
+                    raise DivergenceError(self._diagnose(batches, factor, len(history) + 1, start))
+                if self.checkpoint and not costs.whole:  # an interrupted epoch is begun anew when training goes on
+                    start.restore()
                     break
-                rate = self._rate(factor, self._step - 1)
+                rate = self._rate(factor, self.step - 1)
                 record = {
-                    "epoch": epoch,
+                    "epoch": len(history) + 1,
                     "loss": loss,
                     **self._validate(train, held_out),
                     "learning_rate": self.optimizer.learning_rate if rate is None else rate,
                     "seconds": time.perf_counter() - began,
                     "samples_per_second": rows / (trained - began),
                 }
-                history.records.append(record)
-                progress.epoch(record)
-                network.epochs += 1
-                if self.early_stopping and self.early_stopping.improved(record):
-                    best, history.best_epoch = network.backend.copied(arena.parameters, best), epoch
-                wishes = [callback.on_epoch_end(self.net, record) for callback in self.callbacks]
-                history.stopped = self._reason_to_stop(interrupted(), wishes)
-                if history.stopped != "finished":
-                    break
+                self._finish(record, progress)
             if interrupted():
                 history.stopped = "interrupted"
-            elif best is not None and self.early_stopping and self.early_stopping.restore_best:
-                network.backend.copy(best, arena.parameters)
+            elif self.best is not None and self.early_stopping and self.early_stopping.restore_best:
+                network.backend.copy(self.best, network.arena.parameters)
             progress.finished(history)
         for callback in self.callbacks:
             callback.on_fit_end(self.net, history)
         return history
 
-    def _reason_to_stop(self, interrupted: bool, wishes: list[bool | None]) -> str:
-        if interrupted:
-            return "interrupted"
+    def _finish(self, record: dict[str, Any], progress: Progress) -> None:
+        """Take note of an epoch that is done, and of whether it is to be the last."""
+        network, history = self.network, self.history
+        history.records.append(record)
+        progress.epoch(record)
+        network.epochs += 1
+        if self.early_stopping and self.early_stopping.improved(record):
+            self.best = network.backend.copied(network.arena.parameters, self.best)
+            history.best_epoch = record["epoch"]
+        wishes = [callback.on_epoch_end(self.net, record) for callback in self.callbacks]
         if any(isinstance(wish, bool | np.bool_) and wish for wish in wishes):
-            return "callback"
-        return "early stopping" if self.early_stopping and self.early_stopping.exhausted else "finished"
+            history.stopped = "callback"
+        elif self.early_stopping and self.early_stopping.exhausted:
+            history.stopped = "early stopping"
+        if self.checkpoint:
+            self.checkpoint.write(self)
 
-    def _epoch(self, batches: Any, factor: Any, progress: Progress, interrupted: Callable[[], bool]) -> "Costs":
+    def _epoch(self, batches: Any, factor: Any, progress: Progress, interrupted: Callable[[], bool]) -> Costs:
         network = self.network
         costs = Costs(network.backend, network.dtype)
         for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs)):
             cost, total_weight = costs.next(len(x), weights is not None)
             network.update(
-                x, targets, weights, self.optimizer, cost, self._rate(factor, self._step), self.clip_norm, total_weight
+                x, targets, weights, self.optimizer, cost, self._rate(factor, self.step), self.clip_norm, total_weight
             )
-            self._step += 1
+            self.step += 1
             progress.step(step + 1)
             for callback in self.callbacks:
-                callback.on_step_end(self.net, self._step, cost.copy())
+                callback.on_step_end(self.net, self.step, cost.copy())
             if interrupted():
-                break
+                return costs
+        costs.whole = True
         return costs
 
     def _rate(self, factor: Callable[[int], float] | None, step: int) -> float | None:
@@ -252,7 +256,7 @@ class Trainer:
 
     # -- divergence ----------------------------------------------------------------------------------------------------
 
-    def _all_finite(self, costs: "Costs") -> bool:
+    def _all_finite(self, costs: Costs) -> bool:
         backend, parameters = self.network.backend, self.network.arena.parameters
         norm = backend.empty((), self.network.dtype)
         backend.run(squared_norm, parameters, norm)
@@ -261,7 +265,7 @@ class Trainer:
         # The sum of squares may overflow where no parameter has.
         return bool(np.isfinite(backend.to_numpy(norm))) or bool(backend.xp.isfinite(parameters).all())
 
-    def _diagnose(self, batches: Any, factor: Any, epoch: int, start: "Snapshot") -> str:
+    def _diagnose(self, batches: Any, factor: Any, epoch: int, start: Snapshot) -> str:
         """Replay the epoch, looking at every step, to name the step and the layer.
 
         The network is left as the epoch began.
@@ -272,9 +276,9 @@ class Trainer:
             for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
                 check_finite("x", x, network.backend.xp)  # from a transform or an iterable; arrays have been checked
                 cost = network.backend.empty((), network.dtype)
-                rate = self._rate(factor, self._step)
+                rate = self._rate(factor, self.step)
                 network.update(x, targets, weights, self.optimizer, cost, rate, self.clip_norm)
-                self._step += 1
+                self.step += 1
                 culprit = network.not_finite(cost, len(x))
                 if culprit:
                     found = f"at step {step} {culprit}"
@@ -288,68 +292,6 @@ class Trainer:
             f"Try a smaller learning rate (it was {self.optimizer.learning_rate:g}) or clip_norm=1.0, "
             "and check the scale of x"
         )
-
-
-class Snapshot:
-    """What an epoch starts from: parameters, optimizer state and counters, kept on the device."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.network, self.optimizer = trainer, trainer.network, trainer.optimizer
-        self.kept: list[Array] = [None] * (1 + len(self.optimizer.state))
-
-    def _live(self) -> list[Array]:
-        return [self.network.arena.parameters, *self.optimizer.state.values()]
-
-    def take(self) -> None:
-        self.kept = [
-            self.network.backend.copied(live, kept) for live, kept in zip(self._live(), self.kept, strict=True)
-        ]
-        self.counters = self.network.steps, self.optimizer.steps, self.trainer._step
-
-    def restore(self) -> None:
-        for kept, live in zip(self.kept, self._live(), strict=True):
-            self.network.backend.copy(kept, live)
-        self.network.steps, self.optimizer.steps, self.trainer._step = self.counters
-
-
-class Costs:
-    """Each step's cost and sum of weights; they stay on the device until the epoch asks for their mean."""
-
-    BLOCK = 1024
-
-    def __init__(self, backend: Any, dtype: str) -> None:
-        self.backend, self.dtype = backend, dtype
-        self.blocks: list[tuple[Array, Array]] = []
-        self.rows: list[int] = []
-        self.weighted: list[bool] = []
-
-    def next(self, rows: int, weighted: bool) -> tuple[Array, Array | None]:
-        """The 0-d places for the next step's cost and, where it has weights, their sum."""
-        place = len(self.rows) % self.BLOCK
-        if place == 0:
-            self.blocks.append(
-                (self.backend.zeros((self.BLOCK,), self.dtype), self.backend.zeros((self.BLOCK,), self.dtype))
-            )
-        self.rows.append(rows)
-        self.weighted.append(weighted)
-        costs, totals = self.blocks[-1]
-        return costs[place, ...], totals[place, ...] if weighted else None
-
-    def _read(self, column: int) -> Any:
-        blocks = [self.backend.to_numpy(block[column]) for block in self.blocks]
-        return np.concatenate(blocks)[: len(self.rows)].astype(np.float64) if blocks else np.zeros(0)
-
-    def mean(self, reduction: str) -> tuple[float, int]:
-        """The epoch's loss, weighted over its batches (or summed, for reduction "sum"), and its number of rows."""
-        self.costs = self._read(0)
-        if reduction == "sum":
-            return float(self.costs.sum()), sum(self.rows)
-        weights = np.where(self.weighted, self._read(1), self.rows)
-        return float(self.costs @ weights / max(weights.sum(), np.finfo(np.float64).tiny)), sum(self.rows)
-
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(self.costs).all())
 
 
 @contextmanager

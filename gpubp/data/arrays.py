@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.backends.base import Backend
+from gpubp.data.rows import Rows
 from gpubp.errors import DataError, DeviceError, ShapeError
 from gpubp.kernel import Array
 
@@ -85,6 +86,42 @@ def as_matrix(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Ar
     return backend.asarray(a, dtype)
 
 
+def as_rows(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Array:
+    """Like `as_matrix`; but Rows and memory maps too large for memory stay where they are, as DeviceRows."""
+    if isinstance(a, np.memmap) and a.ndim == 2 and a.dtype.kind in "fiub":
+        a = Rows(a)
+    if isinstance(a, Rows):
+        if a.shape[1] != width:
+            raise ShapeError(f"{name} has shape {a.shape}, but (N, {width}) is needed")
+        a = a.loaded(dtype)
+    return DeviceRows(a, backend, dtype) if isinstance(a, Rows) else as_matrix(name, a, backend, dtype, width)
+
+
+class DeviceRows:
+    """Rows that come to the device a batch at a time; to a network what a device array (N, width) is."""
+
+    ndim = 2
+
+    def __init__(self, rows: Rows, backend: Backend, dtype: str) -> None:
+        self.rows, self.backend, self.dtype, self.shape = rows, backend, dtype, rows.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> Array:
+        return self.backend.asarray(self.rows[rows], self.dtype)
+
+    def select(self, index: Any) -> "DeviceRows":
+        return DeviceRows(self.rows.select(index), self.backend, self.dtype)
+
+
+def chosen(a: Array | None, index: Any, backend: Backend) -> Array | None:
+    """The rows of a device array with these numbers (on the host), as a new one; of DeviceRows, still unread."""
+    if a is None:
+        return None
+    return a.select(index) if isinstance(a, DeviceRows) else a[backend.asarray(index, "int64")]
+
+
 def _reshape_hint(name: str, a: Any, width: int) -> str:
     if a.ndim == 1 and len(a) == width:
         return f"; for a single sample pass {name}[None, :]"
@@ -97,13 +134,23 @@ def _reshape_hint(name: str, a: Any, width: int) -> str:
 
 def check_finite(name: str, a: Any, xp: Any) -> None:
     """Refuse NaN and infinity, naming the first place; waits for the device once."""
+    if isinstance(a, DeviceRows):
+        for rows, chunk in a.rows.chunks():
+            _check_finite(name, chunk, np, rows.start)
+    else:
+        _check_finite(name, a, xp)
+
+
+def _check_finite(name: str, a: Any, xp: Any, first_row: int = 0) -> None:
     if bool(xp.isfinite(a.sum(dtype=xp.float64))):  # an infinity or a NaN anywhere makes the sum one
         return
     places = xp.argwhere(~xp.isfinite(a))
     if len(places):
-        where = ", ".join(f"{axis} {int(i)}" for axis, i in zip(("row", "column"), places[0], strict=False))
+        place = [int(i) for i in places[0]]
+        numbers = [place[0] + first_row, *place[1:]]
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), numbers, strict=False))
         raise DataError(
-            f"{name} has {len(places)} values that are not finite, the first in {where} ({a[tuple(places[0])]}); "
+            f"{name} has {len(places)} values that are not finite, the first in {where} ({a[tuple(place)]}); "
             "remove or impute them first"
         )
 

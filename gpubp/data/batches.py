@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.backends.base import Backend
+from gpubp.data.arrays import DeviceRows
 from gpubp.errors import DataError
 from gpubp.kernel import Array
 
@@ -39,13 +40,17 @@ class ArrayBatches:
 
     def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
         if self.shuffle:
-            order = self.backend.asarray(np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows), "int64")
+            host_order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows)
+            order = self.backend.asarray(host_order, "int64")
         for start in range(0, self.rows, self.size):
             stop = min(start + self.size, self.rows)
             if self.shuffle:
                 batch = [buffer[: stop - start] for buffer in self.buffers]
                 for column, out in zip(self.columns, batch, strict=True):
-                    self.backend.gather(column, order[start:stop], out)
+                    if isinstance(column, DeviceRows):
+                        self.backend.copy(column[host_order[start:stop]], out)
+                    else:
+                        self.backend.gather(column, order[start:stop], out)
             else:
                 batch = [column[start:stop] for column in self.columns]
             yield batch[0], batch[1], batch[2] if self.weighted else None

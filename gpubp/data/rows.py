@@ -1,0 +1,52 @@
+"""Rows: samples that are chosen and prepared when they are read, so that what is too large for memory stays on disk."""
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+
+IN_MEMORY = 1 << 30  # bytes: samples that take more than this stay where they are and are read a batch at a time
+CHUNK_BYTES = 16 << 20  # about how much a pass over all rows holds at once
+
+
+class Rows:
+    """A choice of the rows of a host array (N, ...), often a memory map, as a matrix (n, width).
+
+    `rows[2:5]` and `rows[[4, 0]]` read, flatten and prepare those rows alone. `prepare` maps what lies in the array, as
+    (n, width), to numbers of the same shape; without it they are taken as they are.
+    """
+
+    ndim = 2
+
+    def __init__(self, source: Any, prepare: Callable[[Any], Any] | None = None, index: Any = None) -> None:
+        self.source, self.prepare, self.index = source, prepare, index
+        self.shape = (len(source) if index is None else len(index), prod(source.shape[1:]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Any:
+        chosen = np.asarray(self.source[rows if self.index is None else self.index[rows]])
+        flat = chosen.reshape(len(chosen), self.shape[1])
+        return flat if self.prepare is None else self.prepare(flat)
+
+    def select(self, index: Any) -> Self:
+        """Some of these rows, still unread."""
+        return type(self)(self.source, self.prepare, index if self.index is None else self.index[index])
+
+    def chunks(self) -> Iterator[tuple[slice, Any]]:
+        """All rows, some megabytes at a time: (their numbers, their values)."""
+        step = max(1, CHUNK_BYTES // (8 * max(1, self.shape[1])))
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
+            yield rows, self[rows]
+
+    def loaded(self, dtype: str = "float32") -> Any:
+        """These rows as an array where that is small enough to be one, else themselves."""
+        if prod(self.shape) * np.dtype(dtype).itemsize > IN_MEMORY:
+            return self
+        values = np.empty(self.shape, dtype)
+        for rows, chunk in self.chunks():
+            values[rows] = chunk
+        return values

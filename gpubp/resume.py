@@ -1,0 +1,126 @@
+"""Checkpoints: where a training stands after a whole epoch, so that it can go on from there, bit for bit."""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpubp.callbacks import Callback
+from gpubp.checkpoint import write_whole
+from gpubp.errors import GpubpError, ModelFileError
+from gpubp.history import History
+
+if TYPE_CHECKING:
+    from gpubp.training import Trainer
+
+FORMAT = 1
+
+
+class Checkpoint(Callback):
+    """Write where the training stands to a file after every epoch, and go on from there after an interruption.
+
+    The file holds parameters, optimizer state, the best parameters so far and all counters; the resumed training gives
+    the same bits as one that was never interrupted, if network, data and settings are the same. Of an interrupted
+    epoch nothing is kept: it is begun anew.
+
+    Arguments:
+        path: the file, in safetensors format; replaced as a whole, so that a crash leaves the one before.
+        resume: go on from the file, if there is one.
+        run: anything that JSON can hold, kept in the file for its owner.
+
+    Raises ModelFileError for a file that is no checkpoint or belongs to another network or optimizer.
+
+    >>> import gpubp, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for epochs in (2, 3):
+    ...         net = gpubp.MLP([1, 1], output="identity", seed=0)
+    ...         checkpoint = gpubp.Checkpoint(f"{folder}/run.safetensors", resume=True)
+    ...         history = net.fit([[1.0]], [2.0], epochs=epochs, callbacks=[checkpoint], verbose=0)
+    >>> history["epoch"]  # the second training resumed the first
+    [1, 2, 3]
+    """
+
+    def __init__(self, path: str | PathLike[str], resume: bool = False, run: dict[str, Any] | None = None) -> None:
+        self.path, self.run = Path(path), run or {}
+        self._state: dict[str, Any] | None = None  # what to resume
+        self._vectors: dict[str, Any] = {}
+        if resume and self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                content = json.loads((file.metadata() or {})["gpubp checkpoint"])
+                self._vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if content["format"] != FORMAT:
+                raise ModelFileError(
+                    f"{str(self.path)!r} has format {content['format']!r}; this gpubp resumes format {FORMAT}"
+                )
+            self._state, self.run = content["state"], content["run"]
+        except (OSError, SafetensorError, ValueError, TypeError, LookupError) as error:
+            raise ModelFileError(f"cannot resume from {str(self.path)!r}: {error}") from None
+
+    @property
+    def history(self) -> History:
+        """What was trained so far when the file was written; empty where there was none."""
+        return History(self._state["history"] if self._state else [])
+
+    def write(self, trainer: "Trainer") -> None:
+        """Replace the file by the present state, whole or not at all."""
+        from safetensors.numpy import save
+
+        network, optimizer, history = trainer.network, trainer.optimizer, trainer.history
+        vectors = {"parameters": network.arena.parameters, **_named("optimizer", optimizer.state)}
+        if trainer.best is not None:
+            vectors["best"] = trainer.best
+        stopping = trainer.early_stopping
+        state = {
+            "trained": _trained(trainer),
+            "steps": [network.steps, network.epochs, optimizer.steps, trainer.step],
+            "history": history.records,
+            "stopped": history.stopped,
+            "best_epoch": history.best_epoch,
+            "early_stopping": stopping and [stopping.best, stopping.best_epoch, stopping.waited],
+        }
+        content = json.dumps({"format": FORMAT, "run": self.run, "state": state})
+        host = {name: network.backend.to_numpy(vector) for name, vector in vectors.items()}
+        try:
+            write_whole(self.path, save(host, {"gpubp checkpoint": content}))
+        except OSError as error:
+            raise GpubpError(
+                f"cannot write {str(self.path)!r}: {error.strerror or error}; the checkpoint before it is kept"
+            ) from None
+
+    def restore(self, trainer: "Trainer") -> None:
+        """Put a trainer whose optimizer has its state ready where the file stands; where there was none, write it."""
+        if self._state is None:
+            self.write(trainer)
+            return
+        network, optimizer, stopping = trainer.network, trainer.optimizer, trainer.early_stopping
+        live = {"parameters": network.arena.parameters, **_named("optimizer", optimizer.state)}
+        if "best" in self._vectors:
+            live["best"] = trainer.best = network.backend.copied(network.arena.parameters)
+        shapes = {name: vector.shape for name, vector in live.items()}
+        known = {name: vector.shape for name, vector in self._vectors.items()}
+        if shapes != known or self._state["trained"] != _trained(trainer):
+            raise ModelFileError(f"{str(self.path)!r} is of another network or optimizer than this one")
+        for name, vector in live.items():
+            network.backend.copy(network.backend.asarray(self._vectors[name], network.dtype), vector)
+        network.steps, network.epochs, optimizer.steps, trainer.step = self._state["steps"]
+        trainer.history = History(self._state["history"])
+        trainer.history.stopped, trainer.history.best_epoch = self._state["stopped"], self._state["best_epoch"]
+        if stopping:
+            stopping.best, stopping.best_epoch, stopping.waited = self._state["early_stopping"]
+
+
+def _trained(trainer: "Trainer") -> dict[str, Any]:
+    """What a checkpoint must agree with; as it comes back from JSON."""
+    described = {"optimizer": trainer.optimizer.name, "structure": trainer.network.structure.config()}
+    trained: dict[str, Any] = json.loads(json.dumps(described))
+    return trained
+
+
+def _named(prefix: str, vectors: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": vector for name, vector in vectors.items()}

@@ -1,0 +1,147 @@
+"""Samples that stay on disk: they give the bits that the same samples in memory give, in less memory than they take."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubp
+from gpubp.data import rows
+from gpubp.data.rows import Rows
+
+N, WIDTH = 700, 6
+
+
+@pytest.fixture
+def x(rng: np.random.Generator) -> Any:
+    return rng.normal(size=(N, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+def y(x: Any) -> Any:
+    return (x[:, 0] > x[:, 1]).astype(int)
+
+
+@pytest.fixture
+def on_disk(x: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """x as a memory map that is too large for memory, and whose passes take many chunks."""
+    monkeypatch.setattr(rows, "IN_MEMORY", x.nbytes - 1)
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 8 * WIDTH * 100)
+    np.save(tmp_path / "x.npy", x)
+    return np.load(tmp_path / "x.npy", mmap_mode="r")
+
+
+def network(output: str = "softmax") -> gpubp.MLP:
+    return gpubp.MLP([WIDTH, 9, 2], "relu", output, dropout=0.2, seed=3, device="cpu")
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "shuffled": {},
+    "in order": {"shuffle": False},
+    "validated": {"validation": 0.2, "metrics": "accuracy", "early_stopping": 1},
+    "weighted": {"class_weight": "balanced", "sample_weight": np.linspace(0, 1, N)},
+    "full batch": {"batch_size": "full"},
+    "transformed": {"transform": lambda x: -x},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_training_gives_the_same_bits(x: Any, y: Any, on_disk: Any, settings: dict[str, Any]) -> None:
+    results = []
+    for samples in (x, on_disk, Rows(on_disk)):
+        net = network()
+        history = net.fit(samples, y, epochs=3, verbose=0, **{"batch_size": 32, **settings})
+        results.append([history["loss"], *(array.tobytes() for array in net.get_parameters()[0])])
+    assert results[0] == results[1] == results[2]
+
+
+def test_what_it_reads_are_batches(x: Any, y: Any, on_disk: Any) -> None:
+    """A training that took all rows into memory would read more than a chunk at once."""
+    read = []
+
+    def seen(part: Any) -> Any:
+        read.append(len(part))
+        return part
+
+    network().fit(Rows(on_disk, seen), y, epochs=1, batch_size=32, verbose=0)
+    assert max(read) == 100
+    assert sum(read) == 2 * N  # once to look for what is not finite, once to train
+
+
+def test_scores_and_predictions(x: Any, y: Any, on_disk: Any) -> None:
+    net = network()
+    assert net.evaluate(on_disk, y) == net.evaluate(x, y)
+    for method in (net.forward, net.predict, net.predict_proba):
+        assert np.array_equal(method(on_disk), method(x))
+        assert type(method(on_disk)) is np.ndarray
+
+
+def test_steps_take_memory_maps_too(x: Any, y: Any, on_disk: Any) -> None:
+    a, b = network(), network()
+    losses = [float(net.train_step(xs[:50], y[:50], gpubp.SGD(0.1))) for net, xs in ((a, x), (b, on_disk))]
+    assert losses[0] == losses[1]
+    assert np.array_equal(a.backprop(x[:5], y[:5]).input_grad, b.backprop(on_disk[:5], y[:5]).input_grad)
+
+
+def test_rows_are_chosen_and_prepared(x: Any) -> None:
+    some = Rows(x.reshape(N, 2, 3), lambda part: part * 2, np.array([5, 3, 8, 1])).select(np.array([2, 0]))
+    assert some.shape == (2, WIDTH)
+    assert np.array_equal(some[:], x[[8, 5]] * 2)
+    assert np.array_equal(some[np.array([1])], x[[5]] * 2)
+    assert np.array_equal(some.loaded("float64"), x[[8, 5]].astype(float) * 2)
+
+
+def test_what_is_not_finite_is_found_on_disk(on_disk: Any, x: Any, y: Any, tmp_path: Path) -> None:
+    x[432, 4] = np.nan
+    np.save(tmp_path / "bad.npy", x)
+    bad = np.load(tmp_path / "bad.npy", mmap_mode="r")
+    for call in (lambda: network().fit(bad, y, verbose=0), lambda: network().evaluate(bad, y)):
+        with pytest.raises(gpubp.DataError, match=r"^x has 1 values .* row 432, column 4"):
+            call()
+    with pytest.raises(gpubp.DataError, match=r"^validation x has 1 values .* row 432, column 4"):
+        network().fit(x[:9], y[:9], validation=(bad, y), verbose=0)
+
+
+def test_shapes_and_kinds_are_checked(on_disk: Any, y: Any) -> None:
+    with pytest.raises(gpubp.ShapeError, match=r"\(700, 6\), but \(N, 5\)"):
+        gpubp.MLP([5, 2], device="cpu").fit(on_disk, y)
+    with pytest.raises(gpubp.ShapeError, match="flatten"):
+        network().predict(on_disk.reshape(N, 2, 3))
+
+
+TRAINING = """
+import resource, sys, json, numpy as np
+import gpubp
+resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]), int(sys.argv[2])))
+x = np.load(sys.argv[1], mmap_mode=sys.argv[3] if sys.argv[3:] else None)
+y = (np.arange(len(x)) % 2).astype(np.int64)
+net = gpubp.MLP([x.shape[1], 16, 2], "relu", seed=0, device="cpu")
+history = net.fit(x, y, epochs=1, batch_size=512, validation=0.1, verbose=0)
+print(json.dumps(len(history)))
+"""
+
+
+@pytest.mark.check
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA bounds all private memory on Linux alone")
+def test_a_training_in_less_memory_than_its_samples(tmp_path: Path) -> None:
+    """1.2 GiB of samples, within 500 MiB: NumPy and the rest of the process take about 200 of them."""
+    file = tmp_path / "x.npy"
+    samples: Any = np.lib.format.open_memmap(file, "w+", np.float32, (300_000, 1074))
+    generator = np.random.default_rng(0)
+    for start in range(0, len(samples), 10_000):
+        samples[start : start + 10_000] = generator.standard_normal((10_000, samples.shape[1]), np.float32)
+    samples.flush()
+    del samples
+
+    def train(*mode: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", TRAINING, str(file), str(500 << 20), *mode]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = train("r")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == 1
+    assert "MemoryError" in train().stderr  # the limit does bite
