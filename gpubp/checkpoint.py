@@ -4,8 +4,6 @@ Layer l is `{2l}.weight`, of shape (outputs, inputs), and `{2l}.bias`. Never pic
 """
 
 import json
-import os
-import tempfile
 import zlib
 from itertools import pairwise
 from math import ceil
@@ -15,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.errors import DataError, ModelFileError
-from gpubp.tensorfile import parse_json, read_tensors
+from gpubp.errors import DataError, GpubpError, ModelFileError
+from gpubp.from_torch import Loaded, from_state_dict
+from gpubp.tensorfile import check_memory, parse_json, read_tensors
+from gpubp.whole import write_whole
 
 FORMAT = 1
-CHECKSUM = "crc32"  # a second entry of the metadata; a file without it, which another tool wrote, is read unchecked
+CHECKSUM = "crc32"  # its key in the JSON; a file without it, which another tool wrote, is read unchecked
 
 
 def save_model(path: str | PathLike[str], weights: list[Any], biases: list[Any], state: dict[str, Any]) -> None:
@@ -29,41 +29,28 @@ def save_model(path: str | PathLike[str], weights: list[Any], biases: list[Any],
     tensors = {f"{2 * layer}.weight": np.ascontiguousarray(weight.T) for layer, weight in enumerate(weights)}
     tensors |= {f"{2 * layer}.bias": bias for layer, bias in enumerate(biases) if bias is not None}
     try:
-        described = json.dumps({"format": FORMAT, **state}, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"net.metadata must hold what JSON can: {error}") from None
-    content = save(tensors, {"gpubp": described, CHECKSUM: _checksum(described, tensors)})
+        state = parse_json(json.dumps({"format": FORMAT, **state}))
+        described = json.dumps({**state, CHECKSUM: _checksum(state, tensors)})
+        content = save(tensors, {"gpubp": described})
+        check_memory(described, len(content))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"net.metadata cannot be kept in a model file, which takes what JSON can: {error}") from None
     try:
         write_whole(Path(path), content)
-    except OSError as error:
-        raise ModelFileError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another place") from None
+    except GpubpError as error:
+        raise ModelFileError(str(error)) from None
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it the owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def load_model(path: str | PathLike[str], activation: Any = None, output: Any = None) -> Loaded:
+    """(state, weights, biases) as `save_model` was given them, or those of a torch state_dict; arrays lie in the file.
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def load_model(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Any], list[Any]]:
-    """(state, weights, biases) as `save_model` was given them; the arrays lie in the file."""
+    `activation` and `output` are for a state_dict.
+    """
     metadata, tensors = read_tensors(path)
     if "gpubp" not in metadata:
-        raise ModelFileError(f"{str(path)!r} is a safetensors file, but not one that gpubp wrote")
+        return from_state_dict(path, tensors, activation, output)
+    if activation is not None or output is not None:
+        raise DataError(f"{str(path)!r} was saved by gpubp, with its activations; leave out activation and output")
     try:
         state = parse_json(metadata["gpubp"])
         if not isinstance(state, dict):
@@ -73,7 +60,7 @@ def load_model(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Any], li
                 f"{str(path)!r} has format {state.get('format')!r:.40}, and this gpubp reads format {FORMAT}; "
                 "upgrade gpubp"
             )
-        if metadata.get(CHECKSUM) not in (None, _checksum(metadata["gpubp"], tensors)):
+        if state.pop(CHECKSUM, None) not in (None, _checksum(state, tensors)):
             raise ValueError("its content does not match its checksum")
         _check_state(state)
         return state, *_parameters(tensors, state["structure"])
@@ -83,9 +70,9 @@ def load_model(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Any], li
         raise ModelFileError(f"{str(path)!r} is damaged: {error}") from None
 
 
-def _checksum(described: str, tensors: dict[str, Any]) -> str:
-    """The CRC-32 of all that a model is, so that no flipped bit goes unnoticed."""
-    code = zlib.crc32(described.encode())
+def _checksum(state: dict[str, Any], tensors: dict[str, Any]) -> str:
+    """The CRC-32 of all that a model is, so that no flipped bit goes unnoticed; JSON is written back as it was read."""
+    code = zlib.crc32(json.dumps(state).encode())
     for name in sorted(tensors):
         code = zlib.crc32(tensors[name].reshape(-1).view(np.uint8), code)
     return f"{code:08x}"
@@ -102,13 +89,15 @@ def _check_state(state: dict[str, Any]) -> None:
         ("initializer", structure["initializer"], dict | None),
     ):
         if not isinstance(found, wanted):
-            raise TypeError(f"its {name} is {found!r:.40}")
+            raise TypeError(f"its {name} is a {type(found).__name__}")
     sizes, masks = structure["sizes"], structure["masks"]
-    if not all(type(n) is int and 0 < n < 2**31 for n in sizes) or structure["dtype"] not in ("float32", "float64"):
-        raise ValueError(f"it has sizes {sizes!r:.40} and dtype {structure['dtype']!r:.40}")
-    for name in ("steps", "epochs"):
-        if type(state[name]) is not int or not 0 <= state[name] < 2**63:
-            raise ValueError(f"its number of {name} is {state[name]!r:.40}")
+    if not all(type(n) is int and 0 < n < 2**31 for n in sizes):
+        raise ValueError("its sizes are not all positive integers")
+    if structure["dtype"] not in ("float32", "float64"):
+        raise ValueError(f"its dtype is {structure['dtype']!r:.40}")
+    for name in ("seed", "steps", "epochs"):
+        if type(state[name]) is not int or not 0 <= state[name] < 2**64:
+            raise ValueError(f"its {name} must be a number of type int, not {state[name]!r:.40}")
     for mask, (inputs, outputs) in zip(masks, pairwise(sizes), strict=True):
         if mask is not None and len(mask) != 4 * ceil(inputs * outputs / 24):  # base64 of a bit a weight
             raise ValueError(f"a mask of {len(mask)} characters is none for {inputs} x {outputs} weights")

@@ -3,11 +3,13 @@
 import csv
 import json
 from collections.abc import Iterator
+from io import StringIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from gpubp.errors import DataError
+from gpubp.whole import write_whole
 
 
 class History:
@@ -49,17 +51,17 @@ class History:
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the records as JSON lines (.jsonl) or as a table (.csv)."""
-        path = Path(path)
+        """Write the records as JSON lines (.jsonl) or as a table (.csv), whole or not at all."""
+        path, text = Path(path), StringIO(newline="")
         if path.suffix == ".csv":
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self.columns)
-                writer.writeheader()
-                writer.writerows(self.records)
+            writer = csv.DictWriter(text, self.columns)
+            writer.writeheader()
+            writer.writerows(self.records)
         elif path.suffix == ".jsonl":
-            path.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+            text.writelines(json.dumps(record) + "\n" for record in self.records)
         else:
             raise DataError(f"history is saved as .jsonl or .csv, got {str(path)!r}")
+        write_whole(path, text.getvalue().encode())
 
 
 def _cell(value: Any) -> str:

@@ -15,7 +15,8 @@ from gpubp import checkpoint, checks, metrics
 from gpubp.activations import Activation
 from gpubp.backends import get_backend
 from gpubp.data.arrays import as_layers, as_matrix, as_rows, as_weights, check_finite, returner
-from gpubp.errors import DataError, DeviceError, GpubpError, ModelFileError
+from gpubp.errors import DataError, DeviceError, ModelFileError
+from gpubp.from_torch import from_sequential
 from gpubp.history import History
 from gpubp.kernel import Array
 from gpubp.losses import Loss
@@ -158,7 +159,8 @@ class MLP:
         arrays = as_layers(name, given, views, may_be_left_out=name == "biases")
         for layer, (array, view) in enumerate(zip(arrays, views, strict=True)):
             if array is not None:
-                array = backend.asarray(array, self.dtype)
+                if not isinstance(array, backend.xp.ndarray) or array.dtype != self.dtype:
+                    array = backend.asarray(array, self.dtype)  # which would copy the transposed views of a model file
                 check_finite(f"{name}[{layer}]", array, backend.xp)
                 pairs.append((view, array))
         return pairs
@@ -366,16 +368,24 @@ class MLP:
         return returner(x, backend)(backend.asarray(result, result.dtype))
 
 
-def load(path: str | PathLike[str], device: str = "auto") -> MLP:
-    """The network in a file that `MLP.save` wrote, on any device. Raises ModelFileError for anything else."""
-    loaded = checkpoint.load_model(path)
+def load(path: Any, device: str = "auto", *, activation: Any = None, output: Any = None) -> MLP:
+    """The network in a file that `MLP.save` wrote, or one that was made in PyTorch, on any device.
+
+    From PyTorch come an `nn.Sequential`, given instead of a path, and a safetensors file with the state_dict of one.
+    The file holds weights alone and needs `activation` and `output`, as `MLP` takes them. A Sequential has its own,
+    which these replace; where it ends in a Linear, the output is "identity" unless `output` says what is to follow.
+    The seed is then 0, and the loss that of the output.
+
+    Raises ModelFileError for a file that is neither, DataError for a model that gpubp cannot express.
+    """
+    if not isinstance(path, str | PathLike):
+        return MLP._restore(*from_sequential(path, activation, output), device)
+    loaded = checkpoint.load_model(path, activation, output)
     try:
         return MLP._restore(*loaded, device)
-    except DeviceError:
-        raise
-    except (GpubpError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         # The JSON is whole, but not what was written.
-        raise ModelFileError(f"cannot make a network of {str(path)!r}: {error}") from error
+        raise ModelFileError(f"cannot make a network of {str(path)!r}: {error!s:.500}") from error
 
 
 def _seed(seed: int | None) -> int:

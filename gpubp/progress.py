@@ -75,7 +75,7 @@ def ending(history: History) -> str:
     texts = {
         "early stopping": "stopped early",
         "callback": "stopped by a callback",
-        "interrupted": "interrupted; the last whole step is kept",
+        "interrupted": "interrupted; what was learned so far is kept",
     }
     text = texts.get(history.stopped, "")
     if history.best_epoch and history.stopped != "interrupted" and history.best_epoch < len(history):

@@ -1,14 +1,16 @@
 """Checkpoints: where a training stands after a whole epoch, so that it can go on from there, bit for bit."""
 
 import json
+from glob import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubp.callbacks import Callback
-from gpubp.checkpoint import write_whole
-from gpubp.errors import GpubpError, ModelFileError
+from gpubp.errors import ModelFileError
 from gpubp.history import History
+from gpubp.tensorfile import read_tensors
+from gpubp.whole import write_whole
 
 if TYPE_CHECKING:
     from gpubp.training import Trainer
@@ -44,28 +46,21 @@ class Checkpoint(Callback):
         self.path, self.run = Path(path), run or {}
         self._state: dict[str, Any] | None = None  # what to resume
         self._vectors: dict[str, Any] = {}
+        self.history = History()  # of the training that the file knows of
+        self._lines: list[str] = []  # that history as JSON, kept as to write it anew would take longer every epoch
         if resume and self.path.exists():
             self._read()
 
     def _read(self) -> None:
-        from safetensors import SafetensorError, safe_open
-
+        metadata, vectors = read_tensors(self.path)
         try:
-            with safe_open(self.path, framework="numpy") as file:
-                content = json.loads((file.metadata() or {})["gpubp checkpoint"])
-                self._vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            content = json.loads(metadata["gpubp checkpoint"])
             if content["format"] != FORMAT:
-                raise ModelFileError(
-                    f"{str(self.path)!r} has format {content['format']!r}; this gpubp resumes format {FORMAT}"
-                )
-            self._state, self.run = content["state"], content["run"]
-        except (OSError, SafetensorError, ValueError, TypeError, LookupError) as error:
+                raise ValueError(f"its format is {content['format']!r}, and this gpubp resumes format {FORMAT}")
+            self._state, self.run, self._vectors = content["state"], content["run"], vectors
+            self.history = History([json.loads(line) for line in metadata["history"].splitlines()])
+        except (ValueError, TypeError, LookupError) as error:
             raise ModelFileError(f"cannot resume from {str(self.path)!r}: {error}") from None
-
-    @property
-    def history(self) -> History:
-        """What was trained so far when the file was written; empty where there was none."""
-        return History(self._state["history"] if self._state else [])
 
     def write(self, trainer: "Trainer") -> None:
         """Replace the file by the present state, whole or not at all."""
@@ -79,22 +74,21 @@ class Checkpoint(Callback):
         state = {
             "trained": _trained(trainer),
             "steps": [network.steps, network.epochs, optimizer.steps, trainer.step],
-            "history": history.records,
             "stopped": history.stopped,
             "best_epoch": history.best_epoch,
             "early_stopping": stopping and [stopping.best, stopping.best_epoch, stopping.waited],
         }
-        content = json.dumps({"format": FORMAT, "run": self.run, "state": state})
+        metadata = {"gpubp checkpoint": json.dumps({"format": FORMAT, "run": self.run, "state": state})}
+        self._lines += [json.dumps(record) for record in history.records[len(self._lines) :]]
+        metadata["history"] = "\n".join(self._lines)
         host = {name: network.backend.to_numpy(vector) for name, vector in vectors.items()}
-        try:
-            write_whole(self.path, save(host, {"gpubp checkpoint": content}))
-        except OSError as error:
-            raise GpubpError(
-                f"cannot write {str(self.path)!r}: {error.strerror or error}; the checkpoint before it is kept"
-            ) from None
+        write_whole(self.path, save(host, metadata))
 
     def restore(self, trainer: "Trainer") -> None:
         """Put a trainer whose optimizer has its state ready where the file stands; where there was none, write it."""
+        for leftover in self.path.parent.glob(f".{escape(self.path.name)}.*"):  # of a write that a kill cut short
+            leftover.unlink(missing_ok=True)
+        self._lines.clear()
         if self._state is None:
             self.write(trainer)
             return
@@ -109,10 +103,11 @@ class Checkpoint(Callback):
         for name, vector in live.items():
             network.backend.copy(network.backend.asarray(self._vectors[name], network.dtype), vector)
         network.steps, network.epochs, optimizer.steps, trainer.step = self._state["steps"]
-        trainer.history = History(self._state["history"])
+        trainer.history = History(list(self.history.records))
         trainer.history.stopped, trainer.history.best_epoch = self._state["stopped"], self._state["best_epoch"]
         if stopping:
             stopping.best, stopping.best_epoch, stopping.waited = self._state["early_stopping"]
+        self._state, self._vectors = None, {}  # done with: the next training that is given this object starts anew
 
 
 def _trained(trainer: "Trainer") -> dict[str, Any]:

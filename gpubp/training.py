@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -296,22 +297,41 @@ class Trainer:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag, so that training ends with a whole step; a second one interrupts as usual."""
-    pressed = threading.Event()
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
-        yield pressed.is_set
-        return
+    """Turn the first Ctrl-C into a flag, so that training ends with a whole step; a second one interrupts as usual.
+
+    So too a SIGTERM for which the program has a handler that raises KeyboardInterrupt.
+    """
+    pressed, usual = threading.Event(), _interrupting()
 
     def press(signum: int, frame: Any) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, usual)
+        try:
+            usual[signum](signum, frame)
+        except KeyboardInterrupt:
+            pressed.set()
+            restore()
 
-    signal.signal(signal.SIGINT, press)
+    def restore() -> None:
+        for signum, handler in usual.items():
+            signal.signal(signum, handler)
+
+    for signum in usual:
+        signal.signal(signum, press)
     try:
         yield pressed.is_set
     finally:
-        signal.signal(signal.SIGINT, usual)
+        restore()
+
+
+def _interrupting() -> dict[int, Callable[[int, Any], Any]]:
+    """The handlers of signals that are to end a training: Python's own of Ctrl-C, and the program's of SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if handlers[signal.SIGINT] is not signal.default_int_handler:  # ignored, say, as in the background of a shell
+        del handlers[signal.SIGINT]
+    if not isfunction(handlers[signal.SIGTERM]):
+        del handlers[signal.SIGTERM]
+    return handlers
 
 
 def _optimizer(spec: Any, learning_rate: float | None, weight_decay: float) -> Optimizer:

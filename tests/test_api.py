@@ -18,7 +18,7 @@ FUNCTIONS = {
     "train_test_split": "x, y, test=0.2, seed=0",
     "get_backend": "device='auto'",
     "devices": "",
-    "load": "path, device='auto'",
+    "load": "path, device='auto', *, activation=None, output=None",
 }
 METHODS = {
     "__init__": "sizes, activation='sigmoid', output='softmax', loss=None, *, use_bias=True, masks=None, dropout=0.0, "

@@ -112,7 +112,7 @@ def unknown(words: list[str]) -> str | None:
         rest = words[3:]
     else:
         return None
-    if not rest or rest[0] in ("-h", "--help", "--version"):
+    if not rest or rest[0] in ("-h", "--help", "--version", ">"):
         return None
     context = click.Context(main)
     if (command := main.get_command(context, rest[0])) is None:

@@ -111,6 +111,13 @@ def test_ctrl_c_undoes_the_unfinished_epoch(tmp_path: Path) -> None:
     assert bits(net) == bits(whole)
 
 
+def test_one_object_serves_two_trainings(tmp_path: Path) -> None:
+    checkpoint = gpubp.Checkpoint(tmp_path / "run.safetensors")
+    for epochs in (3, 2):
+        assert train(network(), checkpoint, epochs=epochs)["epoch"] == list(range(1, epochs + 1))
+    assert gpubp.Checkpoint(checkpoint.path, resume=True).history["epoch"] == [1, 2]
+
+
 def test_without_resume_the_file_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     train(network(), gpubp.Checkpoint(path), epochs=2)

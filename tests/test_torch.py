@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import gpubp
 
@@ -14,14 +13,17 @@ pytestmark = pytest.mark.check
 torch: Any = None
 nn: Any = None
 F: Any = None
+load_file: Any = None
+save_file: Any = None
 
 
 @pytest.fixture(scope="module", autouse=True)
 def imported() -> None:
     """Not at the top: the import takes seconds, and these tests are collected in every run."""
-    global torch, nn, F
+    global torch, nn, F, load_file, save_file
     torch = pytest.importorskip("torch", exc_type=ImportError)
     nn, F = torch.nn, torch.nn.functional
+    from safetensors.torch import load_file, save_file
 
 
 ACTIVATIONS: dict[str, Any] = {
@@ -165,7 +167,7 @@ def test_the_model_file_is_a_state_dict(seed: int, tmp_path: Path) -> None:
     problem = Problem(seed, "squared_error", "mean", False)
     problem.net.fit(problem.x, problem.y, epochs=2, verbose=0)
     problem.net.save(tmp_path / "model.safetensors")
-    tensors = {name: torch.from_numpy(array) for name, array in load_file(tmp_path / "model.safetensors").items()}
+    tensors = load_file(tmp_path / "model.safetensors")
     assert not np.allclose(problem.net.forward(problem.x), problem.model(torch.from_numpy(problem.x)).detach())
     problem.model.load_state_dict(tensors, strict=True)
     close(problem.net.forward(problem.x), problem.model(torch.from_numpy(problem.x)))
@@ -175,10 +177,57 @@ def test_without_biases(tmp_path: Path) -> None:
     net = gpubp.MLP([3, 4, 2], "tanh", "identity", use_bias=[False, True], device="cpu", seed=0)
     net.save(tmp_path / "model.safetensors")
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Tanh(), nn.Linear(4, 2))
-    tensors = {name: torch.from_numpy(array) for name, array in load_file(tmp_path / "model.safetensors").items()}
-    model.load_state_dict(tensors, strict=True)
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     x = np.ones((2, 3), np.float32)
     np.testing.assert_allclose(net.forward(x), model(torch.from_numpy(x)).detach(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_sequential_is_loaded(name: str, dtype: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    act, kind = ACTIVATIONS[name](), getattr(torch, dtype)
+    inner = nn.Sequential(nn.Dropout(0.3), nn.Linear(9, 6, bias=False, dtype=kind), act)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 9, dtype=kind), act, inner, nn.Linear(6, 3, dtype=kind)).eval()
+    x = torch.randn(20, 5, dtype=kind)
+    net = gpubp.load(model, device="cpu")
+    assert (net.sizes, net.dtype, [a.name for a in net.activations]) == ([5, 9, 6, 3], dtype, [name, name, "identity"])
+    tolerance = {"float32": 1e-6, "float64": 1e-13}[dtype]
+    np.testing.assert_allclose(net.forward(x), model(x).detach(), rtol=tolerance, atol=tolerance)
+    classifier = gpubp.load(nn.Sequential(model, nn.Softmax(dim=1)).eval(), device="cpu")
+    np.testing.assert_allclose(classifier.forward(x), model(x).softmax(1).detach(), rtol=tolerance, atol=tolerance)
+    save_file(model.state_dict(), tmp_path / "state.safetensors")
+    again = gpubp.load(tmp_path / "state.safetensors", "cpu", activation=name, output="identity")
+    np.testing.assert_array_equal(again.forward(x), net.forward(x))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_loaded(dtype: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).to(getattr(torch, dtype))
+    net = gpubp.load(model, device="cpu", output="softmax")
+    np.testing.assert_array_equal(net.weights[0], model[0].weight.detach().float().numpy().T)
+    save_file(model.state_dict(), tmp_path / "state.safetensors")
+    if dtype == "bfloat16":
+        with pytest.raises(gpubp.ModelFileError, match=r"bfloat16, which NumPy lacks; save it after \.float\(\)"):
+            gpubp.load(tmp_path / "state.safetensors", activation="tanh", output="softmax")
+    else:
+        again = gpubp.load(tmp_path / "state.safetensors", "cpu", activation="tanh", output="softmax")
+        np.testing.assert_array_equal(again.weights[1], net.weights[1])
+
+
+def test_modules_that_are_refused() -> None:
+    def refused(match: str, *modules: Any) -> None:
+        with pytest.raises(gpubp.DataError, match=match):
+            gpubp.load(nn.Sequential(*modules))
+
+    refused("BatchNorm1d at position 1", nn.Linear(2, 3), nn.BatchNorm1d(3))
+    refused("GELU at position 1.*approximate='tanh'", nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 1))
+    refused("LazyLinear at position 0", nn.LazyLinear(3))
+    refused("ParametrizedLinear", nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)))
+    refused("complex64", nn.Linear(2, 3, dtype=torch.complex64))
+    refused("cannot be read", nn.Linear(2, 3, device="meta"))
+    with pytest.raises(gpubp.DataError, match=r"torch nn\.Sequential, got Linear"):
+        gpubp.load(nn.Linear(2, 3))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])

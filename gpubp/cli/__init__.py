@@ -1,10 +1,14 @@
-"""The command line: `gpubp train`, `evaluate`, `devices`.
+"""The command line: `gpubp train`, `evaluate`, `predict`, `export`, `devices`.
 
 Results go to stdout, progress to stderr, and errors to an exit code.
 """
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -12,14 +16,14 @@ import click
 from gpubp import __version__
 from gpubp.errors import DataError, DeviceError, GpubpError, ShapeError
 
-EXIT_FAILURE, EXIT_DEVICE, EXIT_DATA, EXIT_INTERRUPTED = 1, 3, 4, 130
+EXIT_FAILURE, EXIT_DEVICE, EXIT_DATA, EXIT_SCORE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 3, 4, 5, 130, 143
 
 
 class Group(click.Group):
     """A group whose commands' modules are imported only when they run, and whose errors become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["train", "evaluate", "devices"]
+        return ["train", "evaluate", "predict", "export", "devices"]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         from importlib import import_module
@@ -31,16 +35,23 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with terminable(ctx):
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    sys.stdout.flush()
         except GpubpError as error:
             click.echo(f"error: {error}", err=True)
             code = EXIT_DEVICE if isinstance(error, DeviceError) else EXIT_FAILURE
             ctx.exit(EXIT_DATA if isinstance(error, DataError | ShapeError) else code)
         except KeyboardInterrupt:  # training itself ends with a saved model; this is before or after it
             click.echo("interrupted", err=True)
-            ctx.exit(EXIT_INTERRUPTED)
+            ctx.exit(interrupted_code(ctx))
         except BrokenPipeError:  # the reader of our output left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(EXIT_FAILURE)
+        except OSError as error:  # a full disk behind standard output: files have errors of their own
+            click.echo(f"error: cannot write to standard output: {error.strerror or error}", err=True)
             ctx.exit(EXIT_FAILURE)
 
 
@@ -51,11 +62,37 @@ def main() -> None:
 
     \b
     gpubp train digits          learn handwriting and save the model
-    gpubp evaluate MODEL DATA   score a saved model
+    gpubp evaluate MODEL DATA   score a saved model on rows that it has not seen
+    gpubp predict MODEL DATA    its decisions on new rows
+    gpubp export MODEL -o FILE  the model for ONNX or NumPy
     gpubp devices               what can be computed on here, and why not on more
 
-    Exit codes: 0 ok, 1 failure, 2 usage, 3 the device asked for is not there, 4 bad data, 130 interrupted.
+    Exit codes: 0 ok, 1 failure, 2 usage, 3 the device asked for is not there, 4 bad data, 5 a score that --min or --max
+    asks for was missed, 130 interrupted, 143 terminated.
     """
+
+
+@contextmanager
+def terminable(ctx: click.Context) -> Iterator[None]:
+    """Let SIGTERM end what runs as Ctrl-C does, in good order, but for the exit code."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(signum: int, frame: Any) -> None:
+        ctx.meta["gpubp.interrupted"] = EXIT_TERMINATED
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def interrupted_code(ctx: click.Context) -> int:
+    """The exit code of what was interrupted: by Ctrl-C, or by SIGTERM."""
+    return int(ctx.meta.get("gpubp.interrupted", EXIT_INTERRUPTED))
 
 
 def command_line(*arguments: str) -> str:
@@ -63,9 +100,3 @@ def command_line(*arguments: str) -> str:
     import shlex
 
     return f"{os.environ.get('GPUBP_COMMAND', 'gpubp')} {shlex.join(arguments)}"
-
-
-def score_line(scores: dict[str, float], samples: int) -> tuple[str, str]:
-    """A classifier's scores for people: the accuracy, and what follows it."""
-    right = round(scores["accuracy"] * samples)
-    return f"accuracy {scores['accuracy']:.2%}", f" ({right} of {samples}), loss {scores['loss']:.4f}"

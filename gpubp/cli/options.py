@@ -1,12 +1,18 @@
 """Options that several commands share."""
 
 import re
+import tomllib
 from collections.abc import Callable
 from math import isfinite
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from gpubp.registry import did_you_mean
+
+DATA_NAMES = ["digits", "mnist", "fashion-mnist"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -46,6 +52,45 @@ def shared(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def complete_data(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell: the data sets' names, and files."""
+    names = [CompletionItem(name) for name in DATA_NAMES if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
+def share_or_file(ctx: click.Context, param: click.Parameter, value: str) -> float | str:
+    """A share strictly between 0 and 1, or the name of a file."""
+    try:
+        share = float(value)
+    except ValueError:
+        return value
+    if not 0 < share < 1:
+        raise click.BadParameter(f"{value!r} is neither a share between 0 and 1 nor a file", ctx, param)
+    return share
+
+
+def config_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    """Take what a TOML file sets as the defaults of the other options: hidden = [256, 128], batch-size = 64."""
+    if value is None:
+        return
+    try:
+        settings = tomllib.loads(value.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{str(value)!r} cannot be read as TOML: {error}", ctx, param) from None
+    names = {name.lstrip("-"): each.name for each in ctx.command.params for name in each.opts}
+    defaults: dict[str, Any] = {}
+    for key, setting in settings.items():
+        known = names.get(key.replace("_", "-"))
+        if known is None or known in ("config", "resume"):
+            near = did_you_mean(key, sorted(name for name in names if len(name) > 1))
+            raise click.BadParameter(f"{str(value)!r} sets {key!r}, which is no setting; {near}", ctx, param)
+        if isinstance(setting, dict):
+            raise click.BadParameter(f"{str(value)!r} has a table {key!r}; settings stand at the top", ctx, param)
+        text = ",".join(map(str, setting)) if isinstance(setting, list) else str(setting)
+        defaults[known] = setting if isinstance(setting, bool) else text
+    ctx.default_map = defaults
 
 
 def widths(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:

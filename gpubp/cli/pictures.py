@@ -7,13 +7,15 @@ from rich.columns import Columns
 from rich.table import Table
 from rich.text import Text
 
-SCALE = 2  # a pixel of the image is this many pixels of the picture each way
+SMALL = 16  # pixels: a narrower image is drawn at twice its size
+LARGE = 64  # pixels: a wider one would not fit beside its neighbour
 BLOCKS = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 
 
 def half_blocks(image: Any, colour: bool) -> Text:
     """An image of values from 0 to 1, bright on dark: in greys, or in black and white where there are no colours."""
-    pixels = np.kron(image, np.ones((SCALE, SCALE)))
+    scale = 2 if image.shape[1] <= SMALL else 1
+    pixels = np.kron(image, np.ones((scale, scale)))
     pixels = pixels[: len(pixels) // 2 * 2]
     text = Text()
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):

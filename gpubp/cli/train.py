@@ -1,27 +1,39 @@
-"""`gpubp train`: from a data set to a saved model, its test accuracy, and the samples it got most wrong."""
+"""`gpubp train`: from a file to a saved model, its score on rows it has never seen, and a run that can be resumed."""
 
 import json
 import sys
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from gpubp.activations import Activation
-from gpubp.cli import EXIT_INTERRUPTED, command_line, score_line
-from gpubp.cli.options import Number, batch_size, shared, widths
-from gpubp.errors import GpubpError
+from gpubp.cli import command_line, interrupted_code
+from gpubp.cli.options import Number, batch_size, complete_data, config_file, share_or_file, shared, widths
+from gpubp.errors import DataError, GpubpError
 from gpubp.optimizers import Optimizer
 from gpubp.schedules import Schedule
+
+if TYPE_CHECKING:
+    from gpubp.cli.session import Session
+    from gpubp.history import History
 
 POSITIVE = Number(0, min_open=True)
 FRACTION = Number(0, 1, min_open=True, max_open=True)
 
 
-@click.command(short_help="Train a network and save it.")
-@click.argument("data")
+@click.command(short_help="Train a network on a file and save it.")
+@click.argument("data", required=False, shell_complete=complete_data)
+@click.option("--target", metavar="COL", help="The target: a column's name or number, or the .npy file of y.")
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "classification", "regression"]),
+    default="auto",
+    show_default=True,
+    help="auto: text and few different whole numbers are classes.",
+)
 @click.option("--hidden", callback=widths, default="256,128", show_default=True, help="Hidden layers: 256,128 or none.")
 @click.option(
     "--activation",
@@ -39,101 +51,185 @@ FRACTION = Number(0, 1, min_open=True, max_open=True)
     "--schedule", type=click.Choice(sorted(Schedule.members)), default="cosine", show_default=True, help="Of the rate."
 )
 @click.option("--weight-decay", type=Number(0), default=0.0, show_default=True, help="On weights, not biases.")
-@click.option("--epochs", type=click.IntRange(1), default=60, show_default=True, help="Passes over the rows.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    help="Passes over the rows; the default is 60, but no fewer than take 2,000 steps and no more than take 50,000.",
+)
 @click.option("--batch-size", callback=batch_size, help="Rows a step, or full; the default is n / 100, from 16 to 128.")
-@click.option("--val", type=FRACTION, default=0.1, show_default=True, help="Share of the training rows to validate on.")
-@click.option("--test", type=FRACTION, default=0.2, show_default=True, help="Share of all rows held out for the test.")
+@click.option(
+    "--val",
+    metavar="SHARE|FILE",
+    callback=share_or_file,
+    default="0.1",
+    show_default=True,
+    help="To validate on after each epoch: a share of the training rows, or a file like DATA.",
+)
+@click.option(
+    "--test",
+    type=FRACTION,
+    default=0.2,
+    show_default=True,
+    help="Share of all rows held out for the test, where DATA has no test part of its own.",
+)
 @click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better validation loss.")
 @click.option("--class-weight", type=click.Choice(["balanced"]), help="Let every class count the same.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Results folder; the default is a new one in runs/.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    is_eager=True,
+    expose_value=False,
+    callback=config_file,
+    help="Take settings from a TOML file; options given as well win.",
+)
 @shared
+@click.pass_context
 def command(
-    data: str,
-    hidden: list[int],
-    batch_size: int | str | None,
-    test: float,
-    val: float,
-    lr: float | None,
-    patience: int | None,
+    ctx: click.Context,
+    /,
     out: Path | None,
-    device: str,
-    seed: int,
+    resume: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
     **settings: Any,
 ) -> None:
-    """Train a network on DATA (digits) and save it.
+    """Train a network on DATA, score it on rows it has not seen, and save it.
+
+    DATA is digits, mnist, fashion-mnist, or a file: .npz, .npy, .csv, .parquet or IDX. Where it has no test part of
+    its own, 20 % of its rows are held out. Tables are standardised, images scaled to 0..1; the model keeps how, and
+    the names of columns and classes, so that `predict` takes rows as they stand in the file.
 
     \b
     gpubp train digits
-    gpubp train digits --hidden 256,128 --dropout 0.2 --epochs 60 --schedule cosine
-    """
-    from gpubp import MLP
-    from gpubp.data.datasets import load_dataset
+    gpubp train flowers.csv --target species --hidden 32,16 --epochs 200 --patience 20
+    gpubp train mnist.npz --hidden 512,256 --epochs 12 -o runs/mnist
+    gpubp train --resume runs/mnist
 
-    dataset = load_dataset(data)
-    train_rows, test_rows = dataset.split(test)
-    sizes = [dataset.x.shape[1], *hidden, dataset.classes]
-    net = MLP(sizes, settings.pop("activation"), dropout=settings.pop("dropout"), device=device, seed=seed)
-    if net.fallback and verbose:
-        click.echo(f"on the CPU: {net.fallback}", err=True)
-    folder = _folder(out, dataset.name)
+    After every epoch a checkpoint is written. Ctrl-C and a termination lose the unfinished epoch alone, and --resume
+    goes on to the very same weights; only --epochs may then be another.
+    """
+    from gpubp.cli.run import CHECKPOINT, new_folder
+    from gpubp.resume import Checkpoint
+
+    if resume:
+        if not (resume / CHECKPOINT).exists():
+            raise GpubpError(f"{str(resume)!r} holds no {CHECKPOINT}: there is nothing to resume; start it anew")
+        checkpoint = Checkpoint(resume / CHECKPOINT, resume=True)
+        settings = _resumed(ctx, settings, checkpoint.run["settings"])
+    elif settings["data"] is None:
+        raise click.UsageError("DATA is missing: digits, or a file such as flowers.csv", ctx)
+
+    from gpubp.cli.session import Session, absolute
+
+    data = settings["data"]
+    session = Session.prepare(settings)
+    notes = [session.source.chosen, f"on the CPU: {session.net.fallback}" if verbose and session.net.fallback else None]
+    for note in notes:
+        if note and not quiet:
+            click.echo(note, err=True)
+    if not resume:
+        folder = new_folder(out, session.source.name)
+        settings["data"] = absolute(data)
+        checkpoint = Checkpoint(folder / CHECKPOINT, run={"settings": settings, "data": session.net.metadata["data"]})
+    elif checkpoint.run["data"] != session.net.metadata["data"]:
+        raise DataError(f"{data!r} is not, or no longer, the file that {str(resume)!r} was trained on")
+    history = _train(session, checkpoint, settings, verbose=not quiet)
+    _finish(session, checkpoint.path.parent, history, data, as_json)
+    if history.stopped == "interrupted":
+        sys.exit(interrupted_code(ctx))
+
+
+def _resumed(ctx: click.Context, given: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the run, of which the command line may change only what does not change its course."""
+    settings = dict(kept)
+    for name, value in given.items():
+        if ctx.get_parameter_source(name) in (ParameterSource.DEFAULT, None):
+            continue
+        if name in ("data", "device", "epochs"):
+            settings[name] = value
+        elif value != kept[name]:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} {value} differs from the run to be resumed, which has {kept[name]}", ctx)
+    return settings
+
+
+def _train(session: "Session", checkpoint: Any, settings: dict[str, Any], verbose: bool) -> "History":
+    from gpubp.cli.run import CHECKPOINT, CONFIG, HISTORY, HistoryFile, write_config
+
+    folder = checkpoint.path.parent
     try:
-        history = net.fit(
-            dataset.x[train_rows],
-            dataset.y[train_rows],
-            batch_size=batch_size or min(128, max(16, len(train_rows) // 100)),
-            learning_rate=lr,
-            validation=val,
-            early_stopping=patience,
-            metrics="accuracy",
-            verbose=0 if quiet else 1,
-            **settings,
+        write_config(folder, session.resolved(settings), session.net)
+        checkpoint.history.save(folder / HISTORY)
+        return session.net.fit(
+            *session.train,
+            epochs=session.epochs,
+            batch_size=session.batch_size,
+            optimizer=settings["optimizer"],
+            learning_rate=settings["lr"],
+            schedule=settings["schedule"],
+            weight_decay=settings["weight_decay"],
+            validation=session.validation,
+            early_stopping=settings["patience"],
+            class_weight=settings["class_weight"],
+            metrics="accuracy" if session.preprocessing.classes else "r2",
+            callbacks=[HistoryFile(folder / HISTORY), checkpoint],
+            verbose=int(verbose),
         )
     except BaseException:
-        with suppress(OSError):  # it is not empty
-            folder.rmdir()
+        if not (folder / HISTORY).exists() or not (folder / HISTORY).stat().st_size:  # nothing to go on from
+            for name in (CONFIG, HISTORY, CHECKPOINT):
+                (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # there was something else in it
+                folder.rmdir()
         raise
-    net.metadata = {"data": dataset.name, "test": test}
-    model = folder / "model.safetensors"
-    net.save(model)
-    history.save(folder / "history.jsonl")
-    scores = net.evaluate(dataset.x[test_rows], dataset.y[test_rows])
+
+
+def _finish(session: "Session", folder: Path, history: "History", data: str, as_json: bool) -> None:
+    """Save the model and say how good it is."""
+    from gpubp.cli.run import CURVE, HISTORY, MODEL, draw_loss
+
+    resume = command_line("train", "--resume", str(folder))
+    if not len(history):
+        click.echo(f"interrupted in the first epoch; go on with it: {resume}", err=True)
+        return
+    session.net.save(folder / MODEL)
+    history.save(folder / HISTORY)
+    draw_loss(history, folder / CURVE)
+    scores = session.scores()
     if as_json:
         seconds = sum(record["seconds"] for record in history)
-        run = {"epochs": len(history), "seconds": seconds, "model": str(model), "stopped": history.stopped}
-        click.echo(json.dumps({**scores, **run}))
+        run = {"epochs": len(history), "seconds": seconds, "model": str(folder / MODEL), "stopped": history.stopped}
+        click.echo(json.dumps({**scores, "samples": len(session.test[1]), **run}))
     else:
-        _report(net, dataset, test_rows, scores, model)
-    if history.stopped == "interrupted":
-        sys.exit(EXIT_INTERRUPTED)
+        _report(session, scores, folder / MODEL, data, resume if history.stopped == "interrupted" else None)
 
 
-def _folder(out: Path | None, name: str) -> Path:
-    """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... not there yet, so no model is overwritten."""
-    paths = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in count(1))
-    folder = out or next(path for path in paths if not path.exists())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GpubpError(
-            f"cannot make the folder {str(folder)!r}: {error.strerror}; choose another with --out"
-        ) from None
-    return folder
-
-
-def _report(net: Any, dataset: Any, rows: Any, scores: dict[str, float], model: Path) -> None:
+def _report(session: "Session", scores: dict[str, float], model: Path, data: str, resume: str | None) -> None:
     from rich.console import Console
 
-    from gpubp.cli.pictures import most_wrong
-
     console = Console(highlight=False)
-    accuracy, rest = score_line(scores, len(rows))
-    console.print(f"[bold green]test {accuracy}[/]{rest}")
+    samples = len(session.test[1])
+    if "accuracy" in scores:
+        headline = f"accuracy {scores['accuracy']:.2%}"
+        rest = f" ({round(scores['accuracy'] * samples)} of {samples}), loss {scores['loss']:.4f}"
+    else:
+        headline = f"R² {scores['r2']:.4f}"
+        rest = f" on {samples} rows, RMSE {scores['rmse']:.4g}, MAE {scores['mae']:.4g}, loss {scores['loss']:.4f}"
+    console.print(f"[bold green]test {headline}[/]{rest}")
     console.print(f"model saved to {model}", soft_wrap=True)
-    console.print(f"evaluate it: [bold]{command_line('evaluate', str(model), dataset.name)}[/]", soft_wrap=True)
-    if dataset.image and not console.options.ascii_only:  # half-blocks are not ASCII
-        console.print("\nthe two it got most wrong:")
-        x, y, colour = dataset.x[rows], dataset.y[rows], console.color_system is not None
-        console.print(most_wrong(x, y, net.predict_proba(x), dataset.image, colour=colour))
+    if resume:
+        console.print(f"go on with it: [bold]{resume}[/]", soft_wrap=True)
+    console.print(f"evaluate it: [bold]{command_line('evaluate', str(model.parent), data)}[/]", soft_wrap=True)
+    shape = session.preprocessing.shape
+    if len(shape) == 2 and session.source.peak and not console.options.ascii_only:  # half-blocks are not ASCII
+        from gpubp.cli.pictures import LARGE, most_wrong
+
+        if shape[1] <= LARGE:
+            x, y = session.test
+            colour = console.color_system is not None
+            console.print("\nthe two it got most wrong:")
+            console.print(most_wrong(x, y, session.net.predict_proba(x), shape, colour))

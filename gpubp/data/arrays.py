@@ -144,13 +144,14 @@ def check_finite(name: str, a: Any, xp: Any) -> None:
 def _check_finite(name: str, a: Any, xp: Any, first_row: int = 0) -> None:
     if bool(xp.isfinite(a.sum(dtype=xp.float64))):  # an infinity or a NaN anywhere makes the sum one
         return
-    places = xp.argwhere(~xp.isfinite(a))
-    if len(places):
-        place = [int(i) for i in places[0]]
+    bad = ~xp.isfinite(a)
+    count = int(bad.sum())
+    if count:
+        place = [int(i) for i in np.unravel_index(int(bad.argmax()), a.shape)]
         numbers = [place[0] + first_row, *place[1:]]
         where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), numbers, strict=False))
         raise DataError(
-            f"{name} has {len(places)} values that are not finite, the first in {where} ({a[tuple(place)]}); "
+            f"{name} has {count} values that are not finite, the first in {where} ({a[tuple(place)]}); "
             "remove or impute them first"
         )
 

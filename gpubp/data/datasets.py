@@ -9,6 +9,8 @@ import numpy as np
 from gpubp.data.split import split_rows
 from gpubp.errors import DataError
 
+DIGITS = Path(__file__).with_name("digits.npz")
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -33,6 +35,11 @@ def load_dataset(name: str) -> Dataset:
     """
     if name != "digits":
         raise DataError(f"data {name!r} is not known; this version trains on: digits")
-    with np.load(Path(__file__).with_name("digits.npz")) as arrays:
-        x, y = arrays["x"], arrays["y"]
+    x, y = digits()
     return Dataset("digits", x.astype(np.float32) / 16, y.astype(np.int64), classes=10, image=(8, 8))
+
+
+def digits() -> tuple[Any, Any]:
+    """The packaged images of digits as they are stored: uint8 (1797, 64), 0 to 16, and uint8 (1797,)."""
+    with np.load(DIGITS) as arrays:
+        return arrays["x"], arrays["y"]

@@ -1,5 +1,6 @@
 """Splitting samples into parts: seeded, and stratified where the targets are classes."""
 
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ def split_rows(rows: int, fraction: float, seed: int, labels: Any = None) -> tup
     second = np.concatenate([generator.permutation(group)[:share] for group, share in zip(groups, shares, strict=True)])
     second.sort()
     return np.setdiff1d(np.arange(rows), second, assume_unique=True), second
+
+
+def rows_digest(rows: Any) -> str:
+    """What row numbers are known by in a model file, so that no other rows are ever taken for them."""
+    return sha256(rows.astype("<i8").tobytes()).hexdigest()
 
 
 def is_classes(y: Any) -> bool:

@@ -1,0 +1,64 @@
+"""`gpubp export`: a saved model in a form that does not need gpubp."""
+
+import json
+from pathlib import Path
+
+import click
+
+from gpubp.cli.options import shared
+
+
+def known_format(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """A file whose ending says what to write."""
+    from gpubp.export import FORMATS
+
+    if value.suffix not in FORMATS:
+        raise click.BadParameter(f"{str(value)!r} must end in one of {', '.join(FORMATS)}", ctx, param)
+    return value
+
+
+@click.command(short_help="Write a saved model as ONNX or as NumPy arrays.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    callback=known_format,
+    required=True,
+    metavar="FILE",
+    help="A .onnx or .npz file.",
+)
+@shared
+def command(model: Path, out: Path, device: str, seed: int, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Export MODEL, a file or a run's folder, with its preprocessing, so that it takes raw data elsewhere.
+
+    \b
+    gpubp export runs/flowers -o flowers.onnx
+    gpubp export runs/flowers -o flowers.npz
+
+    What is written is read back and compared with MODEL on 256 random rows, drawn by --seed; the largest difference is
+    printed. Where it is above 0.001 the export fails and no file is written.
+
+    .onnx (pip install 'gpubp[onnx]') is a graph in float32. Its input `x` takes any number of raw rows as float32, in
+    the shape of the samples that the model was trained on. A classifier's outputs are `label`, the class by name, and
+    `probabilities`, one column a class; a regression's are `values`.
+
+    .npz holds plain arrays for NumPy alone: `shift` and `scale`, `weight_0`, `bias_0`, `weight_1`, ..., the names of
+    the `activations` (with `slope_0` or `alpha_0` where they take a setting), `task`, `classes`, or `target_shift` and
+    `target_scale`. From raw rows x follow y = (x.reshape(len(x), -1) - shift) * scale, then for each layer l
+    y = f(y @ weight_l + bias_l). A label is classes[y.argmax(axis=1)], values are y * target_scale + target_shift.
+    """
+    from gpubp.cli.model import load_model
+    from gpubp.cli.streams import output
+    from gpubp.export import ROWS, export
+
+    known = load_model(model, device)
+    exported = export(known.net, known.preprocessing, out.suffix, seed)
+    with output(out) as stream:
+        stream.write(exported.content)
+    if as_json:
+        facts = {"file": str(out), "largest_difference": exported.largest_difference}
+        click.echo(json.dumps({**facts, "rows": ROWS, "compared_with": exported.judge}))
+    else:
+        click.echo(f"model exported to {out}")
+        click.echo(f"largest difference on {ROWS} random rows, by {exported.judge}: {exported.largest_difference:.1e}")
