@@ -44,7 +44,7 @@ def test_statistics_do_not_depend_on_chunks(table: Any, y: Any, monkeypatch: pyt
 def test_large_numbers_keep_their_differences(table: Any, y: Any) -> None:
     """Seconds since 1970 are 1.7e9, and float32 would round them to multiples of 128 before they are standardised."""
     stamps = 1.7e9 + np.arange(50.0)[:, None]
-    inputs = Preprocessing.fit(stamps, y, ALL, "classification").rows(stamps)
+    inputs = Preprocessing.fit(stamps, y, ALL, "classification").rows(stamps).loaded()
     assert inputs.dtype == np.float32
     assert len(np.unique(inputs)) == 50
 
@@ -57,7 +57,7 @@ def test_constant_columns_become_zero(y: Any) -> None:
 def test_bytes_of_images_are_scaled_to_1(rng: np.random.Generator, y: Any) -> None:
     images = rng.integers(0, 256, (50, 3, 3), np.uint8)
     known = Preprocessing.fit(images, y, ALL, "classification", peak=255)
-    inputs = known.rows(images)
+    inputs = known.rows(images).loaded()
     assert np.array_equal(inputs, images.reshape(50, 9).astype(np.float32) * np.float32(1 / 255))
     assert known.shape == (3, 3)
 

@@ -1,8 +1,5 @@
 """Samples that stay on disk: they give the bits that the same samples in memory give, in less memory than they take."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,37 +108,3 @@ def test_shapes_and_kinds_are_checked(on_disk: Any, y: Any) -> None:
         gpubp.MLP([5, 2], device="cpu").fit(on_disk, y)
     with pytest.raises(gpubp.ShapeError, match="flatten"):
         network().predict(on_disk.reshape(N, 2, 3))
-
-
-TRAINING = """
-import resource, sys, json, numpy as np
-import gpubp
-resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]), int(sys.argv[2])))
-x = np.load(sys.argv[1], mmap_mode=sys.argv[3] if sys.argv[3:] else None)
-y = (np.arange(len(x)) % 2).astype(np.int64)
-net = gpubp.MLP([x.shape[1], 16, 2], "relu", seed=0, device="cpu")
-history = net.fit(x, y, epochs=1, batch_size=512, validation=0.1, verbose=0)
-print(json.dumps(len(history)))
-"""
-
-
-@pytest.mark.check
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA bounds all private memory on Linux alone")
-def test_a_training_in_less_memory_than_its_samples(tmp_path: Path) -> None:
-    """1.2 GiB of samples, within 500 MiB: NumPy and the rest of the process take about 200 of them."""
-    file = tmp_path / "x.npy"
-    samples: Any = np.lib.format.open_memmap(file, "w+", np.float32, (300_000, 1074))
-    generator = np.random.default_rng(0)
-    for start in range(0, len(samples), 10_000):
-        samples[start : start + 10_000] = generator.standard_normal((10_000, samples.shape[1]), np.float32)
-    samples.flush()
-    del samples
-
-    def train(*mode: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", TRAINING, str(file), str(500 << 20), *mode]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    done = train("r")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == 1
-    assert "MemoryError" in train().stderr  # the limit does bite

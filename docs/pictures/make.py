@@ -1,5 +1,6 @@
 """Make the README's pictures of a terminal: python docs/pictures/make.py. Needs tmux, and gpubp on the PATH."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 HERE = Path(__file__).resolve().parent
-WIDTH = 88
+WIDTH = 92
 THEME = TerminalTheme(
     (24, 26, 31),
     (214, 218, 224),
@@ -32,11 +33,13 @@ def screen(commands: list[str], folder: str) -> str:
     def tmux(*arguments: str) -> str:
         return subprocess.run(["tmux", *arguments], capture_output=True, text=True, check=True).stdout
 
-    shell = ["env", "PS1=$ ", "COLORTERM=truecolor", "bash", "--norc", "--noprofile"]
+    # Each prompt, the first one too, wakes the one who waits for the session.
+    shell = ["env", "PS1=$ ", f"PROMPT_COMMAND=tmux wait-for -S {session}", "COLORTERM=truecolor", "bash", "--norc"]
     tmux("new-session", "-d", "-s", session, "-x", str(WIDTH), "-y", "60", "-c", folder, *shell)
     try:
+        tmux("wait-for", session)
         for command in commands:
-            tmux("send-keys", "-t", session, f"{command}; tmux wait-for -S {session}", "Enter")
+            tmux("send-keys", "-t", session, command, "Enter")
             tmux("wait-for", session)
         time.sleep(0.5)
         return tmux("capture-pane", "-p", "-e", "-N", "-t", session)
@@ -47,21 +50,14 @@ def screen(commands: list[str], folder: str) -> str:
 def draw(name: str, commands: list[str]) -> None:
     """Write NAME.svg."""
     with tempfile.TemporaryDirectory() as folder:
-        text = screen(commands, folder)
-    lines = [
-        line for line in Text.from_ansi(text.replace("; tmux wait-for -S", "\0")).split() if str(line).strip() != "$"
-    ]
-    while lines and not str(lines[-1]).strip():
+        lines = list(Text.from_ansi(screen(commands, folder)).split())
+    while lines and str(lines[-1]).strip() in ("", "$"):
         lines.pop()
-    console = Console(
-        record=True, width=WIDTH, file=open("/dev/null", "w"), force_terminal=True, color_system="truecolor"
-    )
-    for line in lines:
-        plain = str(line)
-        console.print(
-            line[: plain.index("\0")] if "\0" in plain else line, soft_wrap=False, overflow="crop", no_wrap=True
-        )
-    console.save_svg(str(HERE / f"{name}.svg"), title=commands[-1], theme=THEME)
+    with open(os.devnull, "w") as nowhere:
+        console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
+        for line in lines:
+            console.print(line, overflow="crop", no_wrap=True)
+        console.save_svg(str(HERE / f"{name}.svg"), title=commands[-1], theme=THEME)
 
 
 if __name__ == "__main__":

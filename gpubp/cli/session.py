@@ -10,6 +10,7 @@ import numpy as np
 from gpubp import MLP
 from gpubp.data.files import Source, Table, open_data
 from gpubp.data.preprocessing import Preprocessing, task_of
+from gpubp.data.rows import too_large
 from gpubp.data.split import rows_digest, split_rows
 from gpubp.errors import DataError
 from gpubp.optimizers import Optimizer
@@ -34,44 +35,25 @@ class Session:
     @classmethod
     def prepare(cls, settings: dict[str, Any]) -> "Session":
         source = open_data(settings["data"], settings["target"])
-        table, seed = source.train, settings["seed"]
+        table = source.train
         task = task_of(table.y) if settings["task"] == "auto" else settings["task"]
-        labels = _labels(table, source, task)
-        rows, test_rows = np.arange(len(table.x)), None
-        if source.test is None:
-            rows, test_rows = split_rows(len(rows), settings["test"], seed, labels)
-        learned, held_out = rows, None
-        if isinstance(settings["val"], float):
-            parts = split_rows(len(rows), settings["val"], seed, None if labels is None else labels[rows])
-            learned, held_out = rows[parts[0]], rows[parts[1]]
-        preprocessing = Preprocessing.fit(
+        learned, held_out, test_rows = _split(settings, source, _labels(table, source, task))
+        known = Preprocessing.fit(
             table.x, table.y, learned, task, peak=source.peak, features=source.features, target=source.target
         )
-
-        def pair(part: Table, index: Any) -> tuple[Any, Any]:
-            y = part.y if index is None else part.y[index]
-            return preprocessing.rows(part.x, index), preprocessing.targets(y)
-
+        validation = _part(known, table, held_out)
         if held_out is None:
-            other = open_data(settings["val"], source.target, source.features)
-            validation = pair(other.train, None)
-        else:
-            validation = pair(table, held_out)
-        test = pair(source.test, None) if source.test else pair(table, test_rows)
-        net = _network(settings, preprocessing)
-        net.metadata = {
-            "preprocessing": preprocessing.config(),
-            "data": {
-                "name": source.name,
-                "sha256": source.sha256,
-                "test": None if source.test else settings["test"],
-                "seed": seed,
-                "digest": None if test_rows is None else rows_digest(test_rows),
-            },
-        }
-        batch_size = settings["batch_size"] or min(128, max(16, len(rows) // 100))
+            validation = _part(known, open_data(settings["val"], source.target, source.features).train)
+        test = _part(known, source.test) if source.test else _part(known, table, test_rows)
+        train = _part(known, table, learned)
+        if not too_large(*(x.shape for x, _ in (train, validation, test))):
+            train, validation, test = ((x.loaded(), y) for x, y in (train, validation, test))
+        net = _network(settings, known)
+        net.metadata = {"preprocessing": known.config(), "data": _data(settings, source, test_rows)}
+        seen = len(learned) + (0 if held_out is None else len(held_out))
+        batch_size = settings["batch_size"] or min(128, max(16, seen // 100))
         epochs = settings["epochs"] or _epochs(len(learned), batch_size)
-        return cls(source, preprocessing, net, pair(table, learned), validation, test, batch_size, epochs)
+        return cls(source, known, net, train, validation, test, batch_size, epochs)
 
     def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings with what was decided where they leave it open."""
@@ -88,6 +70,34 @@ class Session:
             errors.add(self.preprocessing.values(y), self.preprocessing.values(self.net.forward(x)))
             scores |= errors.overall()
         return scores
+
+
+def _split(settings: dict[str, Any], source: Source, labels: Any) -> tuple[Any, Any, Any]:
+    """The numbers of the rows to learn from, to validate on and to test on; None for those of another file or part."""
+    rows, test_rows = np.arange(len(source.train.x)), None
+    if source.test is None:
+        rows, test_rows = split_rows(len(rows), settings["test"], settings["seed"], labels)
+    if not isinstance(settings["val"], float):
+        return rows, None, test_rows
+    left = None if labels is None else labels[rows]
+    learned, held_out = split_rows(len(rows), settings["val"], settings["seed"], left)
+    return rows[learned], rows[held_out], test_rows
+
+
+def _part(known: Preprocessing, table: Table, index: Any = None) -> tuple[Any, Any]:
+    """Inputs, still unread, and targets."""
+    return known.rows(table.x, index), known.targets(table.y if index is None else table.y[index])
+
+
+def _data(settings: dict[str, Any], source: Source, test_rows: Any) -> dict[str, Any]:
+    """What the model remembers of its data, so that `evaluate` finds the rows that were held out."""
+    return {
+        "name": source.name,
+        "sha256": source.sha256,
+        "test": None if source.test else settings["test"],
+        "seed": settings["seed"],
+        "digest": None if test_rows is None else rows_digest(test_rows),
+    }
 
 
 def _epochs(rows: int, batch_size: int | str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.backends.base import Backend
-from gpubp.data.rows import Rows
+from gpubp.data.rows import Rows, too_large
 from gpubp.errors import DataError, DeviceError, ShapeError
 from gpubp.kernel import Array
 
@@ -87,14 +87,14 @@ def as_matrix(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Ar
 
 
 def as_rows(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Array:
-    """Like `as_matrix`; but Rows and memory maps too large for memory stay where they are, as DeviceRows."""
-    if isinstance(a, np.memmap) and a.ndim == 2 and a.dtype.kind in "fiub":
+    """Like `as_matrix`; but Rows, and memory maps too large for memory, stay where they are, as DeviceRows."""
+    if isinstance(a, np.memmap) and a.ndim == 2 and a.dtype.kind in "fiub" and too_large(a.shape, dtype=dtype):
         a = Rows(a)
-    if isinstance(a, Rows):
-        if a.shape[1] != width:
-            raise ShapeError(f"{name} has shape {a.shape}, but (N, {width}) is needed")
-        a = a.loaded(dtype)
-    return DeviceRows(a, backend, dtype) if isinstance(a, Rows) else as_matrix(name, a, backend, dtype, width)
+    if not isinstance(a, Rows):
+        return as_matrix(name, a, backend, dtype, width)
+    if a.shape[1] != width:
+        raise ShapeError(f"{name} has shape {a.shape}, but (N, {width}) is needed")
+    return DeviceRows(a, backend, dtype)
 
 
 class DeviceRows:
@@ -135,8 +135,8 @@ def _reshape_hint(name: str, a: Any, width: int) -> str:
 def check_finite(name: str, a: Any, xp: Any) -> None:
     """Refuse NaN and infinity, naming the first place; waits for the device once."""
     if isinstance(a, DeviceRows):
-        for rows, chunk in a.rows.chunks():
-            _check_finite(name, chunk, np, rows.start)
+        for part, chunk in a.rows.chunks():
+            _check_finite(name, chunk, np, part.start)
     else:
         _check_finite(name, a, xp)
 

@@ -81,9 +81,9 @@ class Preprocessing:
         """A regression's outputs (N, outputs) in the units of the file."""
         return outputs * np.array(self.target_scale) + np.array(self.target_shift)
 
-    def rows(self, x: Any, index: Any = None) -> Any:
-        """The inputs for these rows of x: an array, or Rows where that would be too large for memory."""
-        return Rows(x, self.inputs, index).loaded()
+    def rows(self, x: Any, index: Any = None) -> Rows:
+        """The inputs for these rows of x, still unread."""
+        return Rows(x, self.inputs, index)
 
     def config(self) -> dict[str, Any]:
         return asdict(self)

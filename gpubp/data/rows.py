@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-IN_MEMORY = 1 << 30  # bytes: samples that take more than this stay where they are and are read a batch at a time
+IN_MEMORY = 512 << 20  # bytes: samples that take more than this stay where they are and are read a batch at a time
 CHUNK_BYTES = 16 << 20  # about how much a pass over all rows holds at once
 
 
@@ -43,10 +43,13 @@ class Rows:
             yield rows, self[rows]
 
     def loaded(self, dtype: str = "float32") -> Any:
-        """These rows as an array where that is small enough to be one, else themselves."""
-        if prod(self.shape) * np.dtype(dtype).itemsize > IN_MEMORY:
-            return self
+        """These rows as an array."""
         values = np.empty(self.shape, dtype)
         for rows, chunk in self.chunks():
             values[rows] = chunk
         return values
+
+
+def too_large(*shapes: tuple[int, ...], dtype: str = "float32") -> bool:
+    """Whether arrays of these shapes would together take more than IN_MEMORY."""
+    return sum(map(prod, shapes)) * np.dtype(dtype).itemsize > IN_MEMORY
