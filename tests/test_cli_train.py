@@ -145,6 +145,9 @@ def test_a_file_to_validate_on(flowers: Path) -> None:
         for folder in ("out", "share")
     ]
     assert losses[0] != losses[1]
+    lines[-1] = lines[-1].replace("up", "down") if lines[-1].endswith("up") else lines[-1].replace("down", "up")
+    Path("other.csv").write_text("\n".join([lines[0], *lines[-20:]]))
+    assert "no longer, the file that 'out' was trained on" in run("train", "--resume", "out").stderr
     result = run("train", flowers, "--val", "absent.csv")
     assert result.exit_code == 4
     assert "absent.csv" in result.stderr
@@ -239,6 +242,22 @@ def test_other_data_is_not_resumed(flowers: Path) -> None:
     result = run("train", "--resume", "out")
     assert result.exit_code == 4
     assert "no longer, the file that 'out' was trained on" in result.stderr
+
+
+def test_files_are_found_from_another_folder(flowers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = flowers.read_text().splitlines()
+    Path("other.csv").write_text("\n".join(lines[:30]))
+    train(flowers, "--epochs", "2", "--val", "other.csv", "-o", "out")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert train("--resume", "../out", "--epochs", "3")["epochs"] == 3
+
+
+def test_a_resumed_run_stays_where_it_is(flowers: Path) -> None:
+    train(flowers, "--epochs", "2", "-o", "out")
+    result = run("train", "--resume", "out", "-o", "other")
+    assert result.exit_code == 2
+    assert "a resumed one stays in its folder" in result.stderr
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

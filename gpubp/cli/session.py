@@ -41,19 +41,24 @@ class Session:
         known = Preprocessing.fit(
             table.x, table.y, learned, task, peak=source.peak, features=source.features, target=source.target
         )
-        validation = _part(known, table, held_out)
-        if held_out is None:
-            validation = _part(known, open_data(settings["val"], source.target, source.features).train)
+        other = open_data(settings["val"], source.target, source.features) if held_out is None else None
+        validation = _part(known, other.train) if other else _part(known, table, held_out)
         test = _part(known, source.test) if source.test else _part(known, table, test_rows)
         train = _part(known, table, learned)
         if not too_large(*(x.shape for x, _ in (train, validation, test))):
             train, validation, test = ((x.loaded(), y) for x, y in (train, validation, test))
         net = _network(settings, known)
-        net.metadata = {"preprocessing": known.config(), "data": _data(settings, source, test_rows)}
+        net.metadata = {"preprocessing": known.config(), "data": _data(settings, source, other, test_rows)}
         seen = len(learned) + (0 if held_out is None else len(held_out))
         batch_size = settings["batch_size"] or min(128, max(16, seen // 100))
         epochs = settings["epochs"] or _epochs(len(learned), batch_size)
         return cls(source, known, net, train, validation, test, batch_size, epochs)
+
+    def portable(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings with files by paths that can be found from any folder; names stay as they are."""
+        names = ("data", "val") if self.source.features else ("data", "val", "target")  # a table's target is a column
+        files = {name: settings[name] for name in names if isinstance(settings[name], str)}
+        return {**settings, **{name: os.path.abspath(file) for name, file in files.items() if Path(file).exists()}}
 
     def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings with what was decided where they leave it open."""
@@ -89,11 +94,12 @@ def _part(known: Preprocessing, table: Table, index: Any = None) -> tuple[Any, A
     return known.rows(table.x, index), known.targets(table.y if index is None else table.y[index])
 
 
-def _data(settings: dict[str, Any], source: Source, test_rows: Any) -> dict[str, Any]:
+def _data(settings: dict[str, Any], source: Source, other: Source | None, test_rows: Any) -> dict[str, Any]:
     """What the model remembers of its data, so that `evaluate` finds the rows that were held out."""
     return {
         "name": source.name,
         "sha256": source.sha256,
+        "validation": other and other.sha256,
         "test": None if source.test else settings["test"],
         "seed": settings["seed"],
         "digest": None if test_rows is None else rows_digest(test_rows),
@@ -128,8 +134,3 @@ def _network(settings: dict[str, Any], preprocessing: Preprocessing) -> MLP:
         device=settings["device"],
         seed=settings["seed"],
     )
-
-
-def absolute(data: str) -> str:
-    """A file's path as it can be found from any folder; a data set's name as it is."""
-    return os.path.abspath(data) if Path(data).exists() else data

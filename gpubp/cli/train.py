@@ -116,6 +116,8 @@ def command(
     from gpubp.resume import Checkpoint
 
     if resume:
+        if out:
+            raise click.UsageError("--out is for a new run; a resumed one stays in its folder", ctx)
         if not (resume / CHECKPOINT).exists():
             raise GpubpError(f"{str(resume)!r} holds no {CHECKPOINT}: there is nothing to resume; start it anew")
         checkpoint = Checkpoint(resume / CHECKPOINT, resume=True)
@@ -123,7 +125,7 @@ def command(
     elif settings["data"] is None:
         raise click.UsageError("DATA is missing: digits, or a file such as flowers.csv", ctx)
 
-    from gpubp.cli.session import Session, absolute
+    from gpubp.cli.session import Session
 
     data = settings["data"]
     session = Session.prepare(settings)
@@ -133,7 +135,7 @@ def command(
             click.echo(note, err=True)
     if not resume:
         folder = new_folder(out, session.source.name)
-        settings["data"] = absolute(data)
+        settings = session.portable(settings)
         checkpoint = Checkpoint(folder / CHECKPOINT, run={"settings": settings, "data": session.net.metadata["data"]})
     elif checkpoint.run["data"] != session.net.metadata["data"]:
         raise DataError(f"{data!r} is not, or no longer, the file that {str(resume)!r} was trained on")
