@@ -1,5 +1,7 @@
 """Devices: which are here, and a backend for the one asked for."""
 
+import re
+
 from gpubp.backends.base import Backend
 from gpubp.backends.cupy import CupyBackend, why_not
 from gpubp.backends.numpy import NumpyBackend
@@ -18,12 +20,12 @@ def get_backend(device: str = "auto") -> Backend:
     >>> get_backend("cpu").name
     'cpu'
     """
-    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    known = re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,9})?", device) if isinstance(device, str) else None
+    if not known:
+        raise DataError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     if device == "cpu":
         return NumpyBackend()
-    if device != "auto" and (kind != "cuda" or (":" in device and not number.isdecimal())):
-        raise DataError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
-    index = int(number or 0)
+    index = int((known[1] or ":0")[1:])
     reason = why_not(index)
     if reason is None:
         return CupyBackend(index)

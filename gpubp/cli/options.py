@@ -12,7 +12,6 @@ from click.shell_completion import CompletionItem
 
 from gpubp.registry import did_you_mean
 
-DATA_NAMES = ["digits", "mnist", "fashion-mnist"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -28,7 +27,7 @@ class Number(click.FloatRange):
 
 def known_device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A device's name; whether it is there is another question."""
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,9})?", value):
         raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N", ctx, param)
     return value
 
@@ -56,7 +55,9 @@ def shared(command: Command) -> Command:
 
 def complete_data(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """For the shell: the data sets' names, and files."""
-    names = [CompletionItem(name) for name in DATA_NAMES if name.startswith(incomplete)]
+    from gpubp.data.files import NAMES
+
+    names = [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
     return [*names, CompletionItem(incomplete, type="file")]
 
 
@@ -77,7 +78,7 @@ def config_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
         return
     try:
         settings = tomllib.loads(value.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{str(value)!r} cannot be read as TOML: {error}", ctx, param) from None
     names = {name.lstrip("-"): each.name for each in ctx.command.params for name in each.opts}
     defaults: dict[str, Any] = {}
@@ -96,15 +97,20 @@ def config_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
 def widths(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
     """The widths of hidden layers: 256,128; none for no hidden layer."""
     parts = [] if value == "none" else value.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if not all(map(positive, parts)):
         raise click.BadParameter(f"{value!r} is not a list of positive widths such as 256,128 (or none)", ctx, param)
     return [int(part) for part in parts]
+
+
+def positive(text: str) -> bool:
+    """Whether this is a positive whole number, and not one of so many digits that Python refuses to read it."""
+    return bool(re.fullmatch(r"\s*[0-9]{1,18}\s*", text)) and int(text) > 0
 
 
 def batch_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
     """A positive number of rows, or full."""
     if value is None or value == "full":
         return value
-    if not value.isdecimal() or int(value) < 1:
+    if not positive(value):
         raise click.BadParameter(f"{value!r} is neither a positive number of rows nor full", ctx, param)
     return int(value)

@@ -2,13 +2,12 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpubp import MLP
-from gpubp.data.files import Source, Table, open_data
+from gpubp.data.files import NAMES, Source, Table, open_data
 from gpubp.data.preprocessing import Preprocessing, task_of
 from gpubp.data.rows import too_large
 from gpubp.data.split import rows_digest, split_rows
@@ -58,7 +57,10 @@ class Session:
         """The settings with files by paths that can be found from any folder; names stay as they are."""
         names = ("data", "val") if self.source.features else ("data", "val", "target")  # a table's target is a column
         files = {name: settings[name] for name in names if isinstance(settings[name], str)}
-        return {**settings, **{name: os.path.abspath(file) for name, file in files.items() if Path(file).exists()}}
+        found = {
+            name: os.path.abspath(file) for name, file in files.items() if file not in NAMES and os.path.exists(file)
+        }
+        return {**settings, **found}
 
     def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings with what was decided where they leave it open."""

@@ -12,7 +12,7 @@ from gpubp.data.source import Source, Table
 from gpubp.errors import DataError
 from gpubp.registry import did_you_mean
 
-__all__ = ["Source", "Table", "open_data"]
+__all__ = ["NAMES", "Source", "Table", "open_data"]
 
 NAMES = ["digits", *openml.NAMES]
 BINARY = {".npz", ".npy", ".parquet", ".gz"}  # suffixes of files that are told by their first bytes
