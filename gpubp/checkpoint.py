@@ -4,7 +4,6 @@ Layer l is `{2l}.weight`, of shape (outputs, inputs), and `{2l}.bias`. Never pic
 """
 
 import json
-import zlib
 from itertools import pairwise
 from math import ceil
 from os import PathLike
@@ -15,11 +14,10 @@ import numpy as np
 
 from gpubp.errors import DataError, GpubpError, ModelFileError
 from gpubp.from_torch import Loaded, from_state_dict
-from gpubp.tensorfile import check_memory, parse_json, read_tensors
+from gpubp.tensorfile import CHECKSUM, check_memory, checksum, parse_json, read_tensors
 from gpubp.whole import write_whole
 
 FORMAT = 1
-CHECKSUM = "crc32"  # its key in the JSON; a file without it, which another tool wrote, is read unchecked
 
 
 def save_model(path: str | PathLike[str], weights: list[Any], biases: list[Any], state: dict[str, Any]) -> None:
@@ -30,7 +28,7 @@ def save_model(path: str | PathLike[str], weights: list[Any], biases: list[Any],
     tensors |= {f"{2 * layer}.bias": bias for layer, bias in enumerate(biases) if bias is not None}
     try:
         state = parse_json(json.dumps({"format": FORMAT, **state}))
-        described = json.dumps({**state, CHECKSUM: _checksum(state, tensors)})
+        described = json.dumps({**state, CHECKSUM: checksum(json.dumps(state), tensors)})
         content = save(tensors, {"gpubp": described})
         check_memory(described, len(content))
     except (TypeError, ValueError, RecursionError) as error:
@@ -60,7 +58,8 @@ def load_model(path: str | PathLike[str], activation: Any = None, output: Any = 
                 f"{str(path)!r} has format {state.get('format')!r:.40}, and this gpubp reads format {FORMAT}; "
                 "upgrade gpubp"
             )
-        if state.pop(CHECKSUM, None) not in (None, _checksum(state, tensors)):
+        told = state.pop(CHECKSUM, None)  # a file without it, which another tool wrote, is read unchecked
+        if told not in (None, checksum(json.dumps(state), tensors)):  # JSON is written back as it was read
             raise ValueError("its content does not match its checksum")
         _check_state(state)
         return state, *_parameters(tensors, state["structure"])
@@ -68,14 +67,6 @@ def load_model(path: str | PathLike[str], activation: Any = None, output: Any = 
         raise ModelFileError(f"{str(path)!r} lacks {error}; it is damaged") from None
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{str(path)!r} is damaged: {error}") from None
-
-
-def _checksum(state: dict[str, Any], tensors: dict[str, Any]) -> str:
-    """The CRC-32 of all that a model is, so that no flipped bit goes unnoticed; JSON is written back as it was read."""
-    code = zlib.crc32(json.dumps(state).encode())
-    for name in sorted(tensors):
-        code = zlib.crc32(tensors[name].reshape(-1).view(np.uint8), code)
-    return f"{code:08x}"
 
 
 def _check_state(state: dict[str, Any]) -> None:

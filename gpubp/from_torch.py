@@ -155,6 +155,10 @@ def from_state_dict(
     path: str | PathLike[str], tensors: dict[str, Any], activation: Any = None, output: Any = None
 ) -> Loaded:
     """The tensors of the file `path`, named as a Sequential names them: `0.weight`, or `net.0.weight`."""
+    if "parameters" in tensors:
+        raise ModelFileError(
+            f"{str(path)!r} is a checkpoint of a training; resume it with gpubp.Checkpoint, or gpubp train --resume"
+        )
     try:
         weights, biases = _linears(tensors)
         _check_shapes(weights, biases)

@@ -75,7 +75,7 @@ def ending(history: History) -> str:
     texts = {
         "early stopping": "stopped early",
         "callback": "stopped by a callback",
-        "interrupted": "interrupted; what was learned so far is kept",
+        "interrupted": "interrupted; what was learned so far is kept" if len(history) else "interrupted",
     }
     text = texts.get(history.stopped, "")
     if history.best_epoch and history.stopped != "interrupted" and history.best_epoch < len(history):
@@ -137,7 +137,7 @@ class Live(Progress):
             table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
             best = self._best()
             for name in ("epoch", *scores_of(self.records[-1]), "rate", "samples/s"):
-                table.add_column(name.replace("_", " "), justify="right")
+                table.add_column(name.replace("validation_", "val. ").replace("_", " "), justify="right")
             for record in self.records[-LIVE_ROWS:]:
                 cells = [str(record["epoch"]), *(f"{value:.4f}" for value in scores_of(record).values())]
                 cells += [f"{record['learning_rate']:.2g}", f"{record['samples_per_second']:,.0f}"]

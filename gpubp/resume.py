@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpubp.callbacks import Callback
 from gpubp.errors import ModelFileError
 from gpubp.history import History
-from gpubp.tensorfile import read_tensors
+from gpubp.tensorfile import CHECKSUM, checksum, read_tensors
 from gpubp.whole import write_whole
 
 if TYPE_CHECKING:
@@ -54,13 +54,17 @@ class Checkpoint(Callback):
     def _read(self) -> None:
         metadata, vectors = read_tensors(self.path)
         try:
-            content = json.loads(metadata["gpubp checkpoint"])
+            described, lines = metadata["gpubp checkpoint"], metadata["history"]
+            content = json.loads(described)
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']!r}, and this gpubp resumes format {FORMAT}")
+            if metadata[CHECKSUM] != checksum(described + lines, vectors):
+                raise ValueError("its content does not match its checksum; it is damaged")
             self._state, self.run, self._vectors = content["state"], content["run"], vectors
-            self.history = History([json.loads(line) for line in metadata["history"].splitlines()])
-        except (ValueError, TypeError, LookupError) as error:
-            raise ModelFileError(f"cannot resume from {str(self.path)!r}: {error}") from None
+            self.history = History([json.loads(line) for line in lines.splitlines()])
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            reason = "it is no checkpoint that gpubp wrote" if isinstance(error, LookupError) else error
+            raise ModelFileError(f"cannot resume from {str(self.path)!r}: {reason}") from None
 
     def write(self, trainer: "Trainer") -> None:
         """Replace the file by the present state, whole or not at all."""
@@ -78,10 +82,11 @@ class Checkpoint(Callback):
             "best_epoch": history.best_epoch,
             "early_stopping": stopping and [stopping.best, stopping.best_epoch, stopping.waited],
         }
-        metadata = {"gpubp checkpoint": json.dumps({"format": FORMAT, "run": self.run, "state": state})}
+        described = json.dumps({"format": FORMAT, "run": self.run, "state": state})
         self._lines += [json.dumps(record) for record in history.records[len(self._lines) :]]
-        metadata["history"] = "\n".join(self._lines)
+        lines = "\n".join(self._lines)
         host = {name: network.backend.to_numpy(vector) for name, vector in vectors.items()}
+        metadata = {"gpubp checkpoint": described, "history": lines, CHECKSUM: checksum(described + lines, host)}
         write_whole(self.path, save(host, metadata))
 
     def restore(self, trainer: "Trainer") -> None:

@@ -18,6 +18,8 @@ from gpubp.errors import DataError, ShapeError
 from gpubp.initializers import Initializer
 from gpubp.losses import DEFAULTS, Loss, SquaredError
 
+MOST_WEIGHTS = 2**48  # far beyond any memory, and far below what NumPy can count
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -121,7 +123,10 @@ def _sizes(sizes: Sequence[int]) -> list[int]:
             "sizes must be a list of at least 2 positive integers (inputs, hidden layers, outputs), "
             f"such as [784, 256, 10], got {sizes!r}"
         )
-    return [int(n) for n in listed]
+    widths = [int(n) for n in listed]
+    if (weights := sum(inputs * outputs for inputs, outputs in pairwise(widths))) > MOST_WEIGHTS:
+        raise DataError(f"sizes={widths} are {weights:.3g} weights, more than any memory holds; give fewer")
+    return widths
 
 
 def _unpacked(mask: str, inputs: int, outputs: int) -> Any:

@@ -1,13 +1,17 @@
 """Tensor files: the metadata and tensors of a safetensors file, whatever its bytes are, within a bound on memory."""
 
 import json
+import zlib
 from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from gpubp.errors import ModelFileError
 
+CHECKSUM = "crc32"  # its key in a file
 JSON_SLACK = 4 << 20  # bytes that the JSON of any file may take beyond 4 times its size
 MOST_TENSORS = 10_000  # a layer has two
 
@@ -31,6 +35,14 @@ def read_tensors(path: str | PathLike[str]) -> tuple[dict[str, str], dict[str, A
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:  # of types that NumPy lacks
         reason = getattr(error, "strerror", None) or error
         raise ModelFileError(f"cannot read {str(path)!r} as a safetensors file: {reason!s:.300}") from None
+
+
+def checksum(text: str, tensors: dict[str, Any]) -> str:
+    """The CRC-32 of a text and the tensors that go with it, so that no flipped bit goes unnoticed."""
+    code = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        code = zlib.crc32(tensors[name].reshape(-1).view(np.uint8), code)
+    return f"{code:08x}"
 
 
 def parse_json(text: str) -> Any:

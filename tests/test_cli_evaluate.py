@@ -101,7 +101,10 @@ def test_a_copy_is_the_same_file_and_another_file_is_not(model: Path, table: Pat
     assert scores(model, copy) == scores(model, table)
     copy.write_text(table.read_text() + "1,2,setosa\n")
     result = gpubp_("evaluate", model / "model.safetensors", copy)
-    assert result.stderr == f"{copy} is not the file it was trained on: scoring all of its 121 rows\n"
+    assert (
+        result.stderr
+        == f"{copy} is not the file it was trained on: scoring all of its 121 rows, of which it may have learned some\n"
+    )
     assert " of 121 rows of copy" in result.stdout
     assert gpubp_("evaluate", model, copy, "-q").stderr == ""
     assert scores(model, copy)["samples"] == 121

@@ -239,7 +239,32 @@ def test_resuming_what_is_finished_says_the_same(flowers: Path) -> None:
     content = Path("out/model.safetensors").read_bytes()
     assert train("--resume", "out") == first
     assert Path("out/model.safetensors").read_bytes() == content
+    assert "had finished its 2 epochs: nothing was trained; --epochs 4" in run("train", "--resume", "out").stderr
     assert train("--resume", "out", "--epochs", "4")["epochs"] == 4
+
+
+def test_a_renamed_file_is_the_same(flowers: Path) -> None:
+    train(flowers, "--epochs", "2", "-o", "out")
+    flowers.rename("roses.csv")
+    assert train("roses.csv", "--resume", "out", "--epochs", "3")["epochs"] == 3
+
+
+def test_what_was_understood_and_what_was_learned_too_well_is_said(rng: np.random.Generator) -> None:
+    np.savez("noise.npz", x=rng.normal(size=(60, 8)), y=rng.normal(size=60))
+    result = run("train", "noise.npz", "--epochs", "60", "-o", "out")
+    rows = "43 rows to train, 5 to validate, 12 to test; 60 epochs in batches of 16, adam at 0.001"
+    assert result.stderr.startswith(f"a regression from 8 inputs: {rows}\n")
+    assert "with --patience 10 training stops early and keeps the best weights" in result.stderr
+    assert "--patience" not in run("train", "noise.npz", "--epochs", "60", "--patience", "10").stderr
+    assert run("train", "noise.npz", "--epochs", "60", "-q").stderr == ""
+
+
+def test_an_interrupted_run_has_no_model(flowers: Path) -> None:
+    train(flowers, "--epochs", "2", "-o", "out")
+    Path("out/model.safetensors").unlink()
+    result = run("evaluate", "out", flowers)
+    assert result.exit_code == 1
+    assert "was interrupted before it had saved a model; go on with it: gpubp train --resume out" in result.stderr
 
 
 def test_settings_may_be_repeated_but_not_changed(flowers: Path) -> None:

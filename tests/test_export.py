@@ -158,7 +158,7 @@ def test_what_the_onnx_file_says_of_itself(tmp_path: Path) -> None:
 def test_preprocessing_that_does_nothing_is_left_out(tmp_path: Path) -> None:
     gpubp_("export", saved(network([5, 2], [], "softmax"), tmp_path), "-o", tmp_path / "model.onnx")
     nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert nodes == ["Gemm", "Softmax", "ArgMax"]
+    assert nodes == ["Gemm", "Softmax", "ArgMax", "Gather"]
 
 
 @pytest.mark.parametrize("name", ["softmax, text", "sigmoid, text", "sigmoids, alone", "values"])

@@ -150,7 +150,7 @@ def test_live_in_a_terminal() -> None:
     assert "\x1b[1A" in output, "it redraws itself"
     last = output[output.rindex("MLP(3-4-3") :]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last)
-    assert re.search(r"epoch +loss +validation loss +rate +samples/s", plain)
+    assert re.search(r"epoch +loss +val. loss +rate +samples/s", plain)
     assert re.search(r"\n *12 +\d\.\d{4}", plain)
     assert sum(1 for c in plain if 0x2800 < ord(c) <= 0x28FF) >= 56, "a curve as wide as it should be"
     assert plain.rstrip().endswith("after")

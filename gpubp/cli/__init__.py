@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -33,7 +33,22 @@ class Group(click.Group):
         command: click.Command = import_module(f"gpubp.cli.{name}").command
         return command
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        from gpubp.cli.streams import complete_streams, give_up_streams
+
+        complete_streams()
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:  # a full disk behind standard output: files have errors of their own
+            what = error.filename or "cannot write to standard output"
+            with suppress(OSError):
+                click.echo(f"error: {what}: {error.strerror or error}", err=True)
+            give_up_streams()
+            sys.exit(EXIT_FAILURE)
+
     def invoke(self, ctx: click.Context) -> Any:
+        from gpubp.cli.streams import give_up_streams
+
         try:
             with terminable(ctx):
                 try:
@@ -48,11 +63,16 @@ class Group(click.Group):
             click.echo("interrupted", err=True)
             ctx.exit(interrupted_code(ctx))
         except BrokenPipeError:  # the reader of our output left
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            give_up_streams()
             ctx.exit(EXIT_FAILURE)
-        except OSError as error:  # a full disk behind standard output: files have errors of their own
-            click.echo(f"error: cannot write to standard output: {error.strerror or error}", err=True)
+        except MemoryError as error:
+            remedy = "a smaller network or smaller batches take less"
+            click.echo(f"error: there is not enough memory: {error or 'none is left'}; {remedy}", err=True)
             ctx.exit(EXIT_FAILURE)
+        except (TypeError, ImportError):  # Python's ways to fail in an import that a SIGTERM interrupts
+            if "gpubp.interrupted" not in ctx.meta:
+                raise
+            ctx.exit(interrupted_code(ctx))
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,6 +92,10 @@ def main() -> None:
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM. Python ends by SIGINT for every plain KeyboardInterrupt in an exec, caught or not."""
+
+
 @contextmanager
 def terminable(ctx: click.Context) -> Iterator[None]:
     """Let SIGTERM end what runs as Ctrl-C does, in good order, but for the exit code."""
@@ -81,7 +105,7 @@ def terminable(ctx: click.Context) -> Iterator[None]:
 
     def terminate(signum: int, frame: Any) -> None:
         ctx.meta["gpubp.interrupted"] = EXIT_TERMINATED
-        raise KeyboardInterrupt
+        raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
     try:

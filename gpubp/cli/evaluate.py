@@ -40,7 +40,9 @@ def requirements(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 @click.command(short_help="Score a saved model on held-out data.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", shell_complete=complete_data)
-@click.option("--split", type=click.Choice(["test", "train", "all"]), help="The rows to score; the default is below.")
+@click.option(
+    "--split", type=click.Choice(["test", "train", "all"]), help="The rows to score; the default is explained above."
+)
 @click.option(
     "--min", "least", multiple=True, callback=requirements, metavar="NAME=VALUE", help="Exit with 5 if it is less."
 )

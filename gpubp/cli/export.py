@@ -41,11 +41,13 @@ def command(model: Path, out: Path, device: str, seed: int, as_json: bool, quiet
 
     .onnx (pip install 'gpubp[onnx]') is a graph in float32. Its input `x` takes any number of raw rows as float32, in
     the shape of the samples that the model was trained on. A classifier's outputs are `label`, the class by name, and
-    `probabilities`, one column a class; a regression's are `values`.
+    `probabilities`, one column a class in the order of `classes` in the file's metadata; a regression's are `values`.
 
     .npz holds plain arrays for NumPy alone: `shift` and `scale`, `weight_0`, `bias_0`, `weight_1`, ..., the names of
-    the `activations` (with `slope_0` or `alpha_0` where they take a setting), `task`, `classes`, or `target_shift` and
-    `target_scale`. From raw rows x follow y = (x.reshape(len(x), -1) - shift) * scale, then for each layer l
+    the `activations` (with `slope_0` or `alpha_0` where they take a setting), `task` (classes, binary, labels or
+    values), `classes`, or `target_shift` and `target_scale`.
+
+    From raw rows x follow y = (x.reshape(len(x), -1) - shift) * scale, then for each layer l
     y = f(y @ weight_l + bias_l). A label is classes[y.argmax(axis=1)], values are y * target_scale + target_shift.
     """
     from gpubp.cli.model import load_model

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite, prod
-from os.path import isdir
+from os.path import isdir, lexists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpubp.cli import command_line
 from gpubp.errors import DataError, ModelFileError
 
 if TYPE_CHECKING:
@@ -91,9 +92,14 @@ class Model:
 def load_model(path: Path, device: str) -> Model:
     """The model in this file or run folder."""
     from gpubp import load
-    from gpubp.cli.run import MODEL
+    from gpubp.cli.run import CHECKPOINT, MODEL
 
     file = path / MODEL if isdir(path) else path
+    if not lexists(file) and lexists(path / CHECKPOINT):
+        remedy = command_line("train", "--resume", str(path))
+        raise ModelFileError(f"{str(path)!r} was interrupted before it had saved a model; go on with it: {remedy}")
+    if not lexists(file):
+        raise ModelFileError(f"cannot read {str(file)!r}: there is no such file; give a model or the folder of a run")
     net = load(file, device)
     prepared = "preprocessing" in net.metadata
     try:

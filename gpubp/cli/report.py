@@ -148,8 +148,14 @@ def _print(console: Console, text: Text) -> None:
 
 
 def _name(name: Any) -> str:
-    """A name from a file, fit for a terminal: in one line, without control characters, not too long."""
-    return _cut("".join(letter if letter.isprintable() else "?" for letter in str(name)), LONGEST_NAME) or "(empty)"
+    """A name from a file, fit for a terminal: without control characters, and its middle cut out if it is long."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in str(name)) or "(empty)"
+    if cell_len(printable) <= LONGEST_NAME:
+        return printable
+    end = printable[-(LONGEST_NAME // 3) :]  # long names often differ in their last characters
+    while cell_len(end) > LONGEST_NAME // 3:
+        end = end[1:]
+    return _cut(printable, LONGEST_NAME - cell_len(end)) + end
 
 
 def _cut(name: str, width: int) -> str:

@@ -1,7 +1,12 @@
 """The folder of a training run: config.json, history.jsonl, loss.png, checkpoint.safetensors and model.safetensors."""
 
 import json
+import os
 import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from gpubp import __version__
 from gpubp.callbacks import Callback
 from gpubp.errors import GpubpError
+from gpubp.history import History
 from gpubp.whole import write_whole
 
 if TYPE_CHECKING:
-    from gpubp.history import History
     from gpubp.mlp import MLP
 
 CHECKPOINT, MODEL, CONFIG, HISTORY, CURVE = (
@@ -22,25 +27,55 @@ CHECKPOINT, MODEL, CONFIG, HISTORY, CURVE = (
     "history.jsonl",
     "loss.png",
 )
+RUNS = Path("runs")
 
 
 def new_folder(out: Path | None, name: str) -> Path:
-    """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... not there yet; no run is overwritten."""
-    paths = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in count(1))
-    folder = out or next(path for path in paths if not path.exists())
-    taken = [name for name in (MODEL, CHECKPOINT) if (folder / name).exists()]
-    if taken:
-        raise GpubpError(
-            f"{str(folder)!r} holds a run already ({taken[0]}); choose another --out, or go on with it by --resume"
-        )
+    """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... not there yet; nothing is overwritten."""
+    for file in (MODEL, CHECKPOINT, CONFIG, HISTORY, CURVE):
+        if out and os.path.lexists(out / file):
+            what = "a run" if file in (MODEL, CHECKPOINT) else "a file of a run's name"
+            raise GpubpError(
+                f"{str(out)!r} holds {what} already ({file}); choose another --out, or go on with a run by --resume"
+            )
+    folder = out or RUNS / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).touch()
+        (out or RUNS).mkdir(parents=True, exist_ok=True)
+        if not out:
+            folder = next(path for path in _numbered(folder) if _made(path))
+        with tempfile.TemporaryFile(dir=folder):  # better found out now than after an epoch
+            return folder
     except OSError as error:
         raise GpubpError(
             f"cannot write into the folder {str(folder)!r}: {error.strerror}; choose another with --out"
         ) from None
-    return folder
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """NAME, NAME-2, NAME-3, ..."""
+    yield path
+    yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
+
+
+def _made(path: Path) -> bool:
+    """Whether this folder could be made: nobody has it, not even another run that begins at the same moment."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def abandon(folder: Path) -> None:
+    """Remove a new run that ended before it had learned anything, and its folder if there is nothing else in it."""
+    if os.path.exists(folder / HISTORY) and os.path.getsize(folder / HISTORY):
+        return
+    for file in (CONFIG, HISTORY, CHECKPOINT):
+        (folder / file).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+        if folder.parent == RUNS:
+            RUNS.rmdir()
 
 
 def write_config(folder: Path, settings: dict[str, Any], net: "MLP") -> None:
@@ -54,21 +89,29 @@ def write_config(folder: Path, settings: dict[str, Any], net: "MLP") -> None:
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-class HistoryFile(Callback):
-    """history.jsonl grows by a line an epoch, so that it can be followed; a resumed run writes it anew first."""
+class RunFiles(Callback):
+    """config.json, and history.jsonl, which grows by a line an epoch, so that it can be followed.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Both are begun when the checkpoint is there, so that a folder that holds one of them can be resumed from.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], history: History) -> None:
+        self.folder, self.settings, self.history = folder, settings, history
+
+    def on_fit_begin(self, net: "MLP") -> None:
+        write_config(self.folder, self.settings, net)
+        self.history.save(self.folder / HISTORY)
 
     def on_epoch_end(self, net: "MLP", record: dict[str, Any]) -> None:
+        path = self.folder / HISTORY
         try:
-            with self.path.open("w" if record["epoch"] == 1 else "a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise GpubpError(f"cannot write {str(self.path)!r}: {error.strerror}") from None
+            raise GpubpError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
 
-def draw_loss(history: "History", path: Path) -> bool:
+def draw_loss(history: History, path: Path) -> bool:
     """The loss curve as a picture, where matplotlib is installed and there is something to draw."""
     if len(history) < 2:
         return False
@@ -86,5 +129,7 @@ def draw_loss(history: "History", path: Path) -> bool:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=150, format="png")
+    write_whole(path, picture.getvalue())
     return True

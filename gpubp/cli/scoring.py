@@ -40,9 +40,12 @@ def choose(model: Model, source: "Source", data: str, split: str | None) -> Choi
     if test is None:
         if split:
             raise DataError(f"{why}, and {data!r} has no test part of its own; use --split all")
+        learned = "" if facts is None else ", of which it may have learned some"
         as_it_is = "" if model.prepared else ", as they are"
         return Choice(
-            [(train, None)], f"rows of {source.name}", f"{why}: scoring all of its {len(train.x)} rows{as_it_is}"
+            [(train, None)],
+            f"rows of {source.name}",
+            f"{why}: scoring all of its {len(train.x)} rows{as_it_is}{learned}",
         )
     if split == "train":
         return Choice([(train, None)], f"training rows of {source.name}")

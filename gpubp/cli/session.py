@@ -53,6 +53,18 @@ class Session:
         epochs = settings["epochs"] or _epochs(len(learned), batch_size)
         return cls(source, known, net, train, validation, test, batch_size, epochs)
 
+    def understood(self, settings: dict[str, Any]) -> str:
+        """What is about to be trained, in a line."""
+        known, rows = self.preprocessing, [len(y) for _, y in (self.train, self.validation, self.test)]
+        what = f"{len(known.classes)} classes" if known.classes else "a regression"
+        target = f" of {known.target!r}" if known.target else ""
+        settings = self.resolved(settings)
+        return (
+            f"{what}{target} from {self.net.sizes[0]} inputs: {rows[0]} rows to train, {rows[1]} to validate, "
+            f"{rows[2]} to test; {self.epochs} epochs in batches of {self.batch_size}, "
+            f"{settings['optimizer']} at {settings['lr']:g}"
+        )
+
     def portable(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings with files by paths that can be found from any folder; names stay as they are."""
         names = ("data", "val") if self.source.features else ("data", "val", "target")  # a table's target is a column

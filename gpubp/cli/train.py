@@ -1,8 +1,9 @@
 """`gpubp train`: from a file to a saved model, its score on rows it has never seen, and a run that can be resumed."""
 
 import json
+import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,15 +113,17 @@ def command(
     After every epoch a checkpoint is written. Ctrl-C and a termination lose the unfinished epoch alone, and --resume
     goes on to the very same weights; only --epochs may then be another.
     """
-    from gpubp.cli.run import CHECKPOINT, new_folder
+    from gpubp.cli.run import CHECKPOINT, abandon, new_folder
     from gpubp.resume import Checkpoint
 
     if resume:
         if out:
             raise click.UsageError("--out is for a new run; a resumed one stays in its folder", ctx)
-        if not (resume / CHECKPOINT).exists():
+        if not os.path.lexists(resume / CHECKPOINT):
             raise GpubpError(f"{str(resume)!r} holds no {CHECKPOINT}: there is nothing to resume; start it anew")
         checkpoint = Checkpoint(resume / CHECKPOINT, resume=True)
+        if "settings" not in checkpoint.run:
+            raise GpubpError(f"the checkpoint in {str(resume)!r} was written from Python; resume it there")
         settings = _resumed(ctx, settings, checkpoint.run["settings"])
     elif settings["data"] is None:
         raise click.UsageError("DATA is missing: digits, or a file such as flowers.csv", ctx)
@@ -129,18 +132,26 @@ def command(
 
     data = settings["data"]
     session = Session.prepare(settings)
-    notes = [session.source.chosen, f"on the CPU: {session.net.fallback}" if verbose and session.net.fallback else None]
-    for note in notes:
+    fallback = f"on the CPU: {session.net.fallback}" if verbose and session.net.fallback else None
+    for note in (session.source.chosen, session.understood(settings), fallback):
         if note and not quiet:
             click.echo(note, err=True)
     if not resume:
         folder = new_folder(out, session.source.name)
         settings = session.portable(settings)
         checkpoint = Checkpoint(folder / CHECKPOINT, run={"settings": settings, "data": session.net.metadata["data"]})
-    elif checkpoint.run["data"] != session.net.metadata["data"]:
+    elif {**checkpoint.run["data"], "name": session.source.name} != session.net.metadata["data"]:
         raise DataError(f"{data!r} is not, or no longer, the file that {str(resume)!r} was trained on")
-    history = _train(session, checkpoint, settings, verbose=not quiet)
+    try:
+        history = _train(session, checkpoint, settings, verbose=not quiet)
+    except BaseException:
+        if not resume:
+            abandon(folder)
+        raise
     _finish(session, checkpoint.path.parent, history, data, as_json)
+    if not quiet:
+        for remark in _remarks(session, history, resumed=len(checkpoint.history)):
+            click.echo(remark, err=True)
     if history.stopped == "interrupted":
         sys.exit(interrupted_code(ctx))
 
@@ -160,34 +171,24 @@ def _resumed(ctx: click.Context, given: dict[str, Any], kept: dict[str, Any]) ->
 
 
 def _train(session: "Session", checkpoint: Any, settings: dict[str, Any], verbose: bool) -> "History":
-    from gpubp.cli.run import CHECKPOINT, CONFIG, HISTORY, HistoryFile, write_config
+    from gpubp.cli.run import RunFiles
 
-    folder = checkpoint.path.parent
-    try:
-        write_config(folder, session.resolved(settings), session.net)
-        checkpoint.history.save(folder / HISTORY)
-        return session.net.fit(
-            *session.train,
-            epochs=session.epochs,
-            batch_size=session.batch_size,
-            optimizer=settings["optimizer"],
-            learning_rate=settings["lr"],
-            schedule=settings["schedule"],
-            weight_decay=settings["weight_decay"],
-            validation=session.validation,
-            early_stopping=settings["patience"],
-            class_weight=settings["class_weight"],
-            metrics="accuracy" if session.preprocessing.classes else "r2",
-            callbacks=[HistoryFile(folder / HISTORY), checkpoint],
-            verbose=int(verbose),
-        )
-    except BaseException:
-        if not (folder / HISTORY).exists() or not (folder / HISTORY).stat().st_size:  # nothing to go on from
-            for name in (CONFIG, HISTORY, CHECKPOINT):
-                (folder / name).unlink(missing_ok=True)
-            with suppress(OSError):  # there was something else in it
-                folder.rmdir()
-        raise
+    files = RunFiles(checkpoint.path.parent, session.resolved(settings), checkpoint.history)
+    return session.net.fit(
+        *session.train,
+        epochs=session.epochs,
+        batch_size=session.batch_size,
+        optimizer=settings["optimizer"],
+        learning_rate=settings["lr"],
+        schedule=settings["schedule"],
+        weight_decay=settings["weight_decay"],
+        validation=session.validation,
+        early_stopping=settings["patience"],
+        class_weight=settings["class_weight"],
+        metrics="accuracy" if session.preprocessing.classes else "r2",
+        callbacks=[files, checkpoint],
+        verbose=int(verbose),
+    )
 
 
 def _finish(session: "Session", folder: Path, history: "History", data: str, as_json: bool) -> None:
@@ -200,7 +201,6 @@ def _finish(session: "Session", folder: Path, history: "History", data: str, as_
         return
     session.net.save(folder / MODEL)
     history.save(folder / HISTORY)
-    draw_loss(history, folder / CURVE)
     scores = session.scores()
     if as_json:
         seconds = sum(record["seconds"] for record in history)
@@ -208,6 +208,23 @@ def _finish(session: "Session", folder: Path, history: "History", data: str, as_
         click.echo(json.dumps({**scores, "samples": len(session.test[1]), **run}))
     else:
         _report(session, scores, folder / MODEL, data, resume if history.stopped == "interrupted" else None)
+    draw_loss(history, folder / CURVE)
+
+
+def _remarks(session: "Session", history: "History", resumed: int) -> Iterator[str]:
+    """What the user may not have expected."""
+    if resumed == len(history) and history.stopped != "interrupted":
+        more = (
+            "it stopped early" if history.stopped == "early stopping" else f"--epochs {2 * resumed} would give it more"
+        )
+        yield f"the run had finished its {resumed} epochs: nothing was trained; {more}"
+    losses = history["validation_loss"] if len(history) else []
+    if history.best_epoch is None and losses and min(losses) < 0.8 * losses[-1]:
+        best = losses.index(min(losses))
+        yield (
+            f"the validation loss was best in epoch {best + 1}: {losses[best]:.4g}, and {losses[-1]:.4g} at the end; "
+            f"with --patience {max(10, len(history) // 10)} training stops early and keeps the best weights"
+        )
 
 
 def _report(session: "Session", scores: dict[str, float], model: Path, data: str, resume: str | None) -> None:

@@ -102,7 +102,7 @@ def _lines_of_two_records(lines: Iterator[str]) -> list[str]:
 
 
 def _delimiter(head: list[str]) -> str:
-    """The one that cuts both records into the same number of fields, and into the most."""
+    """The one that cuts both records into the same number of fields, or else the first one into the most."""
     fits = []
     for delimiter in DELIMITERS:
         reader = csv.reader(head, delimiter=delimiter)
@@ -110,7 +110,7 @@ def _delimiter(head: list[str]) -> str:
             first, second = len(next(reader, [])), len(next(reader, []))
         except csv.Error:  # a wide line that this one does not cut is too long for a field
             first, second = 0, 0
-        fits.append((first == second, first))
+        fits.append((first == second > 1, first))
     return DELIMITERS[fits.index(max(fits))]
 
 

@@ -24,13 +24,20 @@ def split_rows(rows: int, fraction: float, seed: int, labels: Any = None) -> tup
             f"got {fraction!r} of {rows} rows"
         )
     generator = np.random.default_rng([seed, 2])
-    groups = [np.arange(rows)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    groups = [np.arange(rows)] if labels is None else _groups(labels)
     exact = np.array([count * len(group) / rows for group in groups])
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: count - shares.sum()]] += 1
     second = np.concatenate([generator.permutation(group)[:share] for group, share in zip(groups, shares, strict=True)])
     second.sort()
     return np.setdiff1d(np.arange(rows), second, assume_unique=True), second
+
+
+def _groups(labels: Any) -> list[Any]:
+    """The numbers of the rows of each label, in order."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.unique(labels[order], return_index=True)[1]
+    return np.split(order, starts[1:])
 
 
 def rows_digest(rows: Any) -> str:

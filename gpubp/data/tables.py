@@ -49,7 +49,8 @@ def choose_columns(
         inputs = [column for column in range(len(names)) if column != place]
         if not inputs:
             raise DataError(
-                f"{where} has no column but {names[place or 0]!r}, the target; there is nothing to learn from"
+                f"{where} has no column but {names[place or 0]!r}, the target; there is nothing to learn from "
+                "(columns are to be separated by commas, semicolons or tabs)"
             )
     else:
         _check_features(where, places, features, place)

@@ -29,7 +29,7 @@ class Pipeline:
     biases: list[Any]  # (outputs,); zeros where the layer has none
     activations: list[Activation]
     task: Task
-    classes: Any  # (K,) of int64 or text; None where a label is a class's index
+    classes: Any  # (K,) of int64 or text: the label of each class index; None of independent labels and of a regression
     target_shift: Any  # (outputs,) or None: values = y · target_scale + target_shift
     target_scale: Any
     features: list[str] | None
@@ -59,7 +59,7 @@ class Pipeline:
             ],
             activations=net.activations,
             task=task,
-            classes=_names(known.classes) if task in ("classes", "binary") else None,
+            classes=_names(known.classes or []) if task in ("classes", "binary") else None,
             target_shift=np.array(known.target_shift, np.float64) if regression else None,
             target_scale=np.array(known.target_scale, np.float64) if regression else None,
             features=known.features,
@@ -80,12 +80,10 @@ class Pipeline:
         if self.task == "labels":
             return (probabilities >= 0.5).astype(np.int64)
         chosen = probabilities[:, 1] >= 0.5 if self.task == "binary" else probabilities.argmax(axis=1)
-        return chosen.astype(np.int64) if self.classes is None else self.classes[chosen.astype(np.int64)]
+        return self.classes[chosen.astype(np.int64)]
 
 
-def _names(classes: Any) -> Any:
-    if classes is None or classes == list(range(len(classes))):
-        return None
+def _names(classes: list[Any]) -> Any:
     names = np.array(classes)
     if names.dtype.kind not in "iU":  # whole numbers beyond 64 bits
         raise ModelFileError(f"the model's classes are {classes!r:.200}, neither 64-bit numbers nor text")

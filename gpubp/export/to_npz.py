@@ -8,7 +8,7 @@ the function that activations[l] names. The arrays:
 - activations: the names, one a layer; slope_l and alpha_l are what leaky_relu and elu take
 - task: what the last y means. "classes": probabilities, the label is the largest one's. "binary": the probability of
   the second class, chosen from 0.5 on. "labels": independent probabilities, each 1 from 0.5 on. "values": a regression
-- classes: the label of each class index, where it is not the index itself
+- classes: the label of each class index, of "classes" and "binary"
 - target_shift, target_scale: of a regression, values = y * target_scale + target_shift
 - features, target: the columns' names, where they have some; gpubp: the version that wrote the file
 
@@ -94,4 +94,4 @@ def _meaning(file: Any, y: Any) -> Answers:
         chosen = (y[:, 1] >= 0.5).astype(np.int64)
     else:
         chosen = y.argmax(axis=1)
-    return {"label": file["classes"][chosen] if "classes" in file else chosen, "probabilities": y}
+    return {"label": file["classes"][chosen], "probabilities": y}

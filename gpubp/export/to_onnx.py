@@ -151,21 +151,18 @@ def _answers(graph: Graph, y: str, pipeline: Pipeline) -> list[Any]:
         scaled = graph.add("Mul", [y, graph.constant("target_scale", pipeline.target_scale)])
         graph.add("Add", [scaled, graph.constant("target_shift", pipeline.target_shift)], "values")
         return [info("values", types.FLOAT, ["N", outputs])]
-    index = "label" if pipeline.classes is None else "index"
-    kind = types.INT64
     if pipeline.task == "classes":
-        graph.add("ArgMax", [y], index, axis=1, keepdims=0)
+        graph.add("ArgMax", [y], "index", axis=1, keepdims=0)
     else:
         chosen = graph.add("GreaterOrEqual", [y, graph.constant("threshold", 0.5)])
         if pipeline.task == "labels":
-            graph.add("Cast", [chosen], index, to=kind)
-            return [info("label", kind, ["N", outputs]), info("probabilities", types.FLOAT, ["N", outputs])]
-        column = graph.add("Cast", [chosen], to=kind)
-        graph.add("Squeeze", [column, graph.constant("axis", np.array([1]))], index)
+            graph.add("Cast", [chosen], "label", to=types.INT64)
+            return [info("label", types.INT64, ["N", outputs]), info("probabilities", types.FLOAT, ["N", outputs])]
+        column = graph.add("Cast", [chosen], to=types.INT64)
+        graph.add("Squeeze", [column, graph.constant("axis", np.array([1]))], "index")
         graph.add("Concat", [graph.add("Sub", [graph.constant("one", 1.0), y]), y], "probabilities", axis=1)
-    if pipeline.classes is not None:
-        graph.add("Gather", [graph.constant("classes", pipeline.classes), index], "label", axis=0)
-        kind = types.STRING if pipeline.classes.dtype.kind == "U" else kind
+    graph.add("Gather", [graph.constant("classes", pipeline.classes), "index"], "label", axis=0)
+    kind = types.STRING if pipeline.classes.dtype.kind == "U" else types.INT64
     return [info("label", kind, ["N"]), info("probabilities", types.FLOAT, ["N", max(2, outputs)])]
 
 
@@ -185,6 +182,8 @@ def _model(graph: Graph, outputs: list[Any], pipeline: Pipeline) -> Any:
         facts["target"] = pipeline.target
     if pipeline.features is not None:
         facts["features"] = json.dumps(pipeline.features)
+    if pipeline.classes is not None:
+        facts["classes"] = json.dumps(pipeline.classes.tolist())
     graph.helper.set_model_props(model, facts)
     onnx.checker.check_model(model, full_check=True)
     return model
