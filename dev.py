@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Run gpubp from a checkout; all it needs is Python 3.11 or newer.
 
-    python3 dev.py train digits        any gpubp command, with what it needs installed first
+    python3 dev.py train digits        any gpubp command (train, evaluate, predict, export, devices)
     python3 dev.py test [...]          the tests; the arguments go to pytest
     python3 dev.py check [...]         the slow and external proofs (pytest -m check)
     python3 dev.py lint                ruff check, ruff format --check, mypy
     python3 dev.py python [...]        this checkout's Python: python3 dev.py python -m bench.peers
 
 Everything is installed into .venv beside this file, once. GPUBP_EXTRAS=cuda13 adds extras of
-pyproject.toml. The options of gpubp itself: python3 dev.py train --help.
+pyproject.toml. The commands of gpubp are described in docs/cli.md, and by python3 dev.py train --help.
 """
 
 import hashlib

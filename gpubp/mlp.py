@@ -1,7 +1,4 @@
-"""MLP: a multi-layer perceptron.
-
-Sizes become layers; forward, backprop, train_step, fit and predict are what most people ever call.
-"""
+"""MLP, a multi-layer perceptron: forward, backprop, train_step, fit and predict are what most people ever call."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -374,7 +371,9 @@ def load(path: Any, device: str = "auto", *, activation: Any = None, output: Any
     From PyTorch come an `nn.Sequential`, given instead of a path, and a safetensors file with the state_dict of one.
     The file holds weights alone and needs `activation` and `output`, as `MLP` takes them. A Sequential has its own,
     which these replace; where it ends in a Linear, the output is "identity" unless `output` says what is to follow.
-    The seed is then 0, and the loss that of the output.
+
+    A network takes inputs as they are. How `gpubp train` prepared them is in its `metadata["preprocessing"]`, and
+    `gpubp.data.Preprocessing.from_config` does it again.
 
     Raises ModelFileError for a file that is neither, DataError for a model that gpubp cannot express.
     """

@@ -161,6 +161,7 @@ def test_the_default_folder_is_always_a_new_one() -> None:
         ["train", "digits", "--class-weight", "even"],
         ["train", "digits", "--unknown"],
         ["train", "digits", "--task", "clustering"],
+        ["train", "-"],
         ["train", "digits", "--config", "absent.toml"],
         ["evaluate", "model"],
         ["fly"],

@@ -17,11 +17,13 @@ CHECKER = doctest.OutputChecker()
 
 
 def sessions() -> list[tuple[str, str]]:
-    """(command, output) of the console blocks, and for a block ```LANGUAGE FILE what writes that file."""
+    """(command, output) of the console blocks, and what runs a block of Python or writes a block ```LANGUAGE FILE."""
     found = []
     for language, file, body in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
         if file:
             found.append((f"cat > {file.strip()} << 'END'\n{body}END", ""))
+        elif language == "python":
+            found.append((f"{sys.executable} - << 'END'\n{body}END", ""))
         elif language == "console":
             for entry in re.split(r"^\$ ", body.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
                 command, _, output = entry.partition("\n")

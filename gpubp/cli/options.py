@@ -79,7 +79,8 @@ def config_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
     try:
         settings = tomllib.loads(value.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{str(value)!r} cannot be read as TOML: {error}", ctx, param) from None
+        reason = getattr(error, "strerror", None) or error
+        raise click.BadParameter(f"{str(value)!r} cannot be read as TOML: {reason}", ctx, param) from None
     names = {name.lstrip("-"): each.name for each in ctx.command.params for name in each.opts}
     defaults: dict[str, Any] = {}
     for key, setting in settings.items():

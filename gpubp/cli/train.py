@@ -127,6 +127,8 @@ def command(
         settings = _resumed(ctx, settings, checkpoint.run["settings"])
     elif settings["data"] is None:
         raise click.UsageError("DATA is missing: digits, or a file such as flowers.csv", ctx)
+    if settings["data"] == "-":
+        raise click.UsageError("a training cannot be resumed or evaluated without its data: give a file, not -", ctx)
 
     from gpubp.cli.session import Session
 
@@ -166,8 +168,14 @@ def _resumed(ctx: click.Context, given: dict[str, Any], kept: dict[str, Any]) ->
             settings[name] = value
         elif value != kept[name]:
             option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{option} {value} differs from the run to be resumed, which has {kept[name]}", ctx)
+            raise click.UsageError(
+                f"{option} {value} differs from the run to be resumed, which has {_told(kept[name])}", ctx
+            )
     return settings
+
+
+def _told(setting: Any) -> str:
+    return "its default" if setting is None else str(setting)
 
 
 def _train(session: "Session", checkpoint: Any, settings: dict[str, Any], verbose: bool) -> "History":

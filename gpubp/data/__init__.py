@@ -1,5 +1,6 @@
-"""Data: built-in sets, splitting, batches, and what a user may give as an array."""
+"""Data: built-in sets, files, preprocessing, splitting, batches, and what a user may give as an array."""
 
 from gpubp.data.datasets import Dataset, load_dataset
+from gpubp.data.preprocessing import Preprocessing
 
-__all__ = ["Dataset", "load_dataset"]
+__all__ = ["Dataset", "Preprocessing", "load_dataset"]

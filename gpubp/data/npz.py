@@ -44,6 +44,8 @@ def open_npz(path: Path, needs_target: bool) -> Source:
         raise
     except DAMAGE as error:
         raise DataError(f"{path} is damaged, or no .npz file: {error}") from None
+    if train is None and "xl/" in found:
+        raise DataError(f"{path} is an Excel workbook; save its sheet as CSV")
     if train is None:
         raise DataError(
             f"{path} holds {found}; the arrays x_train and y_train are needed, or x and y, "
