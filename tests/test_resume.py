@@ -77,6 +77,17 @@ def test_resumed_is_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
     assert (history.stopped, history.best_epoch) == (expected.stopped, expected.best_epoch)
 
 
+def test_the_patience_that_is_left_is_remembered(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"early_stopping": 3, "learning_rate": 0.1, "epochs": 60}
+    expected = train(network(), **settings)
+    assert expected.stopped == "early stopping"
+    checkpoint = gpubp.Checkpoint(tmp_path / "run.safetensors")
+    with pytest.raises(RuntimeError, match="crash"):
+        train(network(), checkpoint, Crash(5 * len(expected) - 2), **settings)
+    history = train(network(), gpubp.Checkpoint(checkpoint.path, resume=True), **settings)
+    assert (len(history), history.best_epoch) == (len(expected), expected.best_epoch)
+
+
 def test_a_finished_training_is_resumed_as_it_ended(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     first, second = network(), network()

@@ -15,6 +15,7 @@ import click
 
 from gpubp import __version__
 from gpubp.errors import DataError, DeviceError, GpubpError, ShapeError
+from gpubp.registry import did_you_mean
 
 EXIT_FAILURE, EXIT_DEVICE, EXIT_DATA, EXIT_SCORE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 3, 4, 5, 130, 143
 
@@ -32,6 +33,12 @@ class Group(click.Group):
             return None
         command: click.Command = import_module(f"gpubp.cli.{name}").command
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}; {did_you_mean(args[0], known)}")
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         from gpubp.cli.streams import complete_streams, give_up_streams

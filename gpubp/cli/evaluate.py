@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gpubp.cli import EXIT_SCORE
-from gpubp.cli.options import complete_data, shared
+from gpubp.cli.options import Name, complete_data, shared
 from gpubp.registry import did_you_mean
 
 CLASS_SCORES = ["accuracy", "accuracy_low", "accuracy_high", "loss", "samples"]
@@ -40,9 +40,7 @@ def requirements(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 @click.command(short_help="Score a saved model on held-out data.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", shell_complete=complete_data)
-@click.option(
-    "--split", type=click.Choice(["test", "train", "all"]), help="The rows to score; the default is explained above."
-)
+@click.option("--split", type=Name(["test", "train", "all"]), help="The rows to score; the default is explained above.")
 @click.option(
     "--min", "least", multiple=True, callback=requirements, metavar="NAME=VALUE", help="Exit with 5 if it is less."
 )

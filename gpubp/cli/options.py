@@ -25,6 +25,15 @@ class Number(click.FloatRange):
         return number
 
 
+class Name(click.Choice):  # type: ignore[type-arg]  # it takes one since click 8.2
+    """One of these names; of others the nearest is said."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.choices:
+            self.fail(f"{value!r} is not known; {did_you_mean(str(value), list(self.choices))}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def known_device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A device's name; whether it is there is another question."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,9})?", value):
@@ -82,6 +91,7 @@ def config_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
         reason = getattr(error, "strerror", None) or error
         raise click.BadParameter(f"{str(value)!r} cannot be read as TOML: {reason}", ctx, param) from None
     names = {name.lstrip("-"): each.name for each in ctx.command.params for name in each.opts}
+    flags = {each.name for each in ctx.command.params if isinstance(each, click.Option) and each.is_flag}
     defaults: dict[str, Any] = {}
     for key, setting in settings.items():
         known = names.get(key.replace("_", "-"))
@@ -90,8 +100,10 @@ def config_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
             raise click.BadParameter(f"{str(value)!r} sets {key!r}, which is no setting; {near}", ctx, param)
         if isinstance(setting, dict):
             raise click.BadParameter(f"{str(value)!r} has a table {key!r}; settings stand at the top", ctx, param)
+        if known in defaults:
+            raise click.BadParameter(f"{str(value)!r} sets {key!r} by two of its names; remove one", ctx, param)
         text = ",".join(map(str, setting)) if isinstance(setting, list) else str(setting)
-        defaults[known] = setting if isinstance(setting, bool) else text
+        defaults[known] = setting if known in flags else text
     ctx.default_map = defaults
 
 

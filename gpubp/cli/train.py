@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from gpubp.activations import Activation
 from gpubp.cli import command_line, interrupted_code
-from gpubp.cli.options import Number, batch_size, complete_data, config_file, share_or_file, shared, widths
+from gpubp.cli.options import Name, Number, batch_size, complete_data, config_file, share_or_file, shared, widths
 from gpubp.errors import DataError, GpubpError
 from gpubp.optimizers import Optimizer
 from gpubp.schedules import Schedule
@@ -30,7 +30,7 @@ FRACTION = Number(0, 1, min_open=True, max_open=True)
 @click.option("--target", metavar="COL", help="The target: a column's name or number, or the .npy file of y.")
 @click.option(
     "--task",
-    type=click.Choice(["auto", "classification", "regression"]),
+    type=Name(["auto", "classification", "regression"]),
     default="auto",
     show_default=True,
     help="auto: text and few different whole numbers are classes.",
@@ -38,18 +38,16 @@ FRACTION = Number(0, 1, min_open=True, max_open=True)
 @click.option("--hidden", callback=widths, default="256,128", show_default=True, help="Hidden layers: 256,128 or none.")
 @click.option(
     "--activation",
-    type=click.Choice(sorted(Activation.members)),
+    type=Name(sorted(Activation.members)),
     default="relu",
     show_default=True,
     help="Of hidden layers.",
 )
 @click.option("--dropout", type=Number(0, 1, max_open=True), default=0.2, show_default=True, help="Of hidden units.")
-@click.option(
-    "--optimizer", type=click.Choice(sorted(Optimizer.members)), default="adam", show_default=True, help="By name."
-)
+@click.option("--optimizer", type=Name(sorted(Optimizer.members)), default="adam", show_default=True, help="By name.")
 @click.option("--lr", "--learning-rate", "lr", type=POSITIVE, help="Learning rate; the default is the optimizer's own.")
 @click.option(
-    "--schedule", type=click.Choice(sorted(Schedule.members)), default="cosine", show_default=True, help="Of the rate."
+    "--schedule", type=Name(sorted(Schedule.members)), default="cosine", show_default=True, help="Of the rate."
 )
 @click.option("--weight-decay", type=Number(0), default=0.0, show_default=True, help="On weights, not biases.")
 @click.option(
@@ -74,7 +72,7 @@ FRACTION = Number(0, 1, min_open=True, max_open=True)
     help="Share of all rows held out for the test, where DATA has no test part of its own.",
 )
 @click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better validation loss.")
-@click.option("--class-weight", type=click.Choice(["balanced"]), help="Let every class count the same.")
+@click.option("--class-weight", type=Name(["balanced"]), help="Let every class count the same.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Results folder; the default is a new one in runs/.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
 @click.option(
