@@ -190,7 +190,7 @@ def _linears(tensors: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         if tensor.ndim != (2 if kind == "weight" else 1):
             raise ValueError(f"{name!r:.80} has shape {tensor.shape}")
         if tensor.dtype.kind != "f":
-            raise ValueError(f"{name!r:.80} holds {tensor.dtype}, and not floating-point numbers")
+            raise ValueError(f"{name!r:.80} holds {tensor.dtype}, and not float32, say; convert it by .float() first")
         half = tensor.dtype == np.float16
         parts.setdefault(tuple(map(int, numbers)), {})[kind] = tensor.astype(np.float32) if half else tensor
     if len(prefixes) != 1:

@@ -253,7 +253,7 @@ def test_files_that_are_no_state_dict(tensors: dict[str, Any], message: str, tmp
 @pytest.mark.parametrize("dtype", ["int64", "bool"])
 def test_number_types_of_a_file_that_are_refused(dtype: str, tmp_path: Path) -> None:
     save_file({"0.weight": np.zeros((2, 2), dtype)}, tmp_path / "state.safetensors")
-    with pytest.raises(gpubp.ModelFileError, match=rf"'0\.weight' holds {dtype}, and not floating-point"):
+    with pytest.raises(gpubp.ModelFileError, match=rf"'0\.weight' holds {dtype}, and not float32"):
         gpubp.load(tmp_path / "state.safetensors", output="softmax")
 
 

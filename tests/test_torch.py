@@ -208,7 +208,7 @@ def test_half_precision_is_loaded(dtype: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(net.weights[0], model[0].weight.detach().float().numpy().T)
     save_file(model.state_dict(), tmp_path / "state.safetensors")
     if dtype == "bfloat16":
-        with pytest.raises(gpubp.ModelFileError, match=r"bfloat16, which NumPy lacks; save it after \.float\(\)"):
+        with pytest.raises(gpubp.ModelFileError, match=r"bfloat16"):
             gpubp.load(tmp_path / "state.safetensors", activation="tanh", output="softmax")
     else:
         again = gpubp.load(tmp_path / "state.safetensors", "cpu", activation="tanh", output="softmax")

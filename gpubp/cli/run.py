@@ -120,7 +120,8 @@ def draw_loss(history: History, path: Path) -> bool:
     except ImportError:
         return False
     figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="epoch", ylabel="loss", yscale="log")
+    scale = "log" if any(loss > 0 for loss in history["loss"]) else "linear"
+    axes = figure.add_subplot(xlabel="epoch", ylabel="loss", yscale=scale)
     axes.plot(history["epoch"], history["loss"], label="training")
     if "validation_loss" in history.columns:
         axes.plot(history["epoch"], history["validation_loss"], label="validation")
