@@ -55,7 +55,7 @@ def test_train_digits_by_defaults() -> None:
     accuracy, right, loss = re.findall(r"test accuracy ([\d.]+)% \((\d+) of 360\), loss ([\d.]+)", trained.stdout)[0]
     assert float(accuracy) >= 97.5
     assert float(accuracy) == pytest.approx(int(right) / 3.6, abs=0.01)
-    rows = "1293 rows to train, 144 to validate, 360 to test; 60 epochs in batches of 16, adam at 0.001"
+    rows = "1293 rows to train, 144 to validate, 360 to test\n60 epochs in batches of 16, adam at 0.001"
     assert trained.stderr.startswith(f"10 classes from 64 inputs: {rows}\nepoch 1/60  loss ")
     model = Path("runs") / "digits" / "model.safetensors"
     assert f"model saved to {model}\n" in trained.stdout
@@ -79,7 +79,7 @@ def test_json_is_one_object(model: Path) -> None:
     trained = json.loads(result.stdout)
     assert set(trained) == {"loss", "accuracy", "samples", "epochs", "seconds", "model", "stopped"}
     assert (trained["epochs"], trained["stopped"]) == (2, "finished")
-    assert result.stderr.count("epoch ") == 2
+    assert result.stderr.count("\nepoch ") == 2
     evaluated = json.loads(gpubp_("evaluate", trained["model"], "digits", "--json").stdout)
     assert evaluated["loss"] == pytest.approx(trained["loss"])
     assert (evaluated["accuracy"], evaluated["samples"]) == (trained["accuracy"], trained["samples"])
@@ -248,7 +248,7 @@ def test_as_a_module_and_without_escape_codes(tmp_path: Path) -> None:
     assert process.returncode == 0, err
     assert "\x1b" not in out + err
     assert "test accuracy" in out
-    assert err.count("epoch ") == 2
+    assert err.count("\nepoch ") == 2
     assert "evaluate it: python -m gpubp evaluate" in out
 
 
@@ -282,6 +282,7 @@ def test_interrupted(tmp_path: Path, output: str) -> None:
     process = start("train", "digits", "--epochs", "100000", "-o", "run", *options, cwd=tmp_path)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("10 classes from 64 inputs")
+    assert process.stderr.readline().startswith("100000 epochs in batches of 16")
     assert process.stderr.readline().startswith("epoch 1/100000")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)

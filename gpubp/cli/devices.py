@@ -12,6 +12,10 @@ from gpubp.cli.options import shared
 def command(device: str, seed: int, as_json: bool, quiet: bool, verbose: bool) -> None:
     """List the CPU and every CUDA GPU; where there is no GPU, say why and what would mend it.
 
+    \b
+    gpubp devices
+    gpubp devices --device cuda:1 --quiet
+
     With --device the exit code says whether that device can be used.
     """
     from gpubp import devices, get_backend

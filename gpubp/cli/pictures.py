@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 from rich.columns import Columns
 from rich.table import Table
 from rich.text import Text
@@ -34,23 +35,29 @@ def _grey(value: float) -> str:
     return f"rgb({level},{level},{level})"
 
 
-def opinion(probabilities: Any, truth: int, count: int = 3) -> Text:
+def opinion(probabilities: Any, truth: int, names: list[str], count: int = 3) -> Text:
     """The likeliest classes and the true one, each with a bar."""
     ranked = list(np.argsort(-probabilities)[:count])
-    outcome = f"taken for a {ranked[0]}" if ranked[0] != truth else "just recognised"
-    text = Text(f"a {truth}, {outcome}\n", style="bold")
-    for label in ranked if truth in ranked else [*ranked, truth]:
+    outcome = f"taken for a {names[ranked[0]]}" if ranked[0] != truth else "just recognised"
+    text = Text(f"a {names[truth]}, {outcome}\n", style="bold")
+    shown = ranked if truth in ranked else [*ranked, truth]
+    width = max(cell_len(names[label]) for label in shown)
+    for label in shown:
         bar = "█" * round(20 * float(probabilities[label]))
-        text.append(f"{label} {bar or '▏'} {probabilities[label]:.1%}\n", style="green" if label == truth else "red")
+        line = f"{set_cell_size(names[label], width)} {bar or '▏'} {probabilities[label]:.1%}\n"
+        text.append(line, style="green" if label == truth else "red")
     return text
 
 
-def most_wrong(x: Any, y: Any, probabilities: Any, image: tuple[int, int], colour: bool, count: int = 2) -> Columns:
-    """The samples whose true class got the least probability."""
+def most_wrong(
+    x: Any, y: Any, probabilities: Any, image: tuple[int, int], names: list[str], colour: bool, count: int = 2
+) -> Columns:
+    """The samples whose true class got the least probability; `names` are those of the classes."""
     worst = np.argsort(probabilities[np.arange(len(y)), y], kind="stable")[:count]
     pictures = []
     for sample in worst:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_row(half_blocks(x[sample].reshape(image), colour), opinion(probabilities[sample], int(y[sample])))
+        told = opinion(probabilities[sample], int(y[sample]), names)
+        table.add_row(half_blocks(x[sample].reshape(image), colour), told)
         pictures.append(table)
     return Columns(pictures, padding=(1, 4))

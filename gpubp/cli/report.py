@@ -35,7 +35,7 @@ def class_report(console: Console, scores: "ClassScores", loss: float, names: li
         ("", "", f"{low:.2%} to {high:.2%} with 95% confidence"),
         ("loss", f"{loss:.4f}", ""),
     )
-    shown = [_name(name) for name in names]
+    shown = [displayed(name) for name in names]
     _class_table(console, scores, shown)
     drawn = _confusion(console, scores, shown)
     _most_confused(console, scores, shown, count=5 if drawn else 10)
@@ -47,7 +47,7 @@ def value_report(console: Console, scores: "ValueScores", loss: float, target: s
     _facts(
         console,
         ("R²", _figure(overall["r2"]), f"on {scores.samples} {rows}"),
-        ("RMSE", _figure(overall["rmse"]), f"in the units of {_name(target) if target else 'the targets'}"),
+        ("RMSE", _figure(overall["rmse"]), f"in the units of {displayed(target) if target else 'the targets'}"),
         ("MAE", _figure(overall["mae"]), ""),
         ("loss", _figure(loss), "as training measures it"),
     )
@@ -147,7 +147,7 @@ def _print(console: Console, text: Text) -> None:
     console.print(text, no_wrap=True, overflow="ignore", crop=False)
 
 
-def _name(name: Any) -> str:
+def displayed(name: Any) -> str:
     """A name from a file, fit for a terminal: without control characters, and its middle cut out if it is long."""
     printable = "".join(letter if letter.isprintable() else "?" for letter in str(name)) or "(empty)"
     if cell_len(printable) <= LONGEST_NAME:

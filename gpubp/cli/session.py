@@ -54,14 +54,14 @@ class Session:
         return cls(source, known, net, train, validation, test, batch_size, epochs)
 
     def understood(self, settings: dict[str, Any]) -> str:
-        """What is about to be trained, in a line."""
+        """What is about to be trained, in two lines."""
         known, rows = self.preprocessing, [len(y) for _, y in (self.train, self.validation, self.test)]
         what = f"{len(known.classes)} classes" if known.classes else "a regression"
         target = f" of {known.target!r}" if known.target else ""
         settings = self.resolved(settings)
         return (
             f"{what}{target} from {self.net.sizes[0]} inputs: {rows[0]} rows to train, {rows[1]} to validate, "
-            f"{rows[2]} to test; {self.epochs} epochs in batches of {self.batch_size}, "
+            f"{rows[2]} to test\n{self.epochs} epochs in batches of {self.batch_size}, "
             f"{settings['optimizer']} at {settings['lr']:g}"
         )
 

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 def complete_streams() -> None:
     """Put the null device where a standard stream is closed, and a buffer where standard output has none.
 
-    Without a buffer, which PYTHONUNBUFFERED takes away, what a nearly full disk did not take would be lost unnoticed.
+    Without a buffer, which PYTHONUNBUFFERED takes away, what a nearly full disk did not take would be lost unnoticed. A
+    letter that the encoding lacks becomes a question mark.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -21,6 +22,8 @@ def complete_streams() -> None:
     if isinstance(plain, io.RawIOBase):
         buffered = io.BufferedWriter(plain)
         sys.stdout = io.TextIOWrapper(buffered, sys.stdout.encoding, sys.stdout.errors, line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def give_up_streams() -> None:

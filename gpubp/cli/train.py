@@ -235,6 +235,7 @@ def _remarks(session: "Session", history: "History", resumed: int) -> Iterator[s
 
 def _report(session: "Session", scores: dict[str, float], model: Path, data: str, resume: str | None) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False)
     samples = len(session.test[1])
@@ -244,17 +245,20 @@ def _report(session: "Session", scores: dict[str, float], model: Path, data: str
     else:
         headline = f"R² {scores['r2']:.4f}"
         rest = f" on {samples} rows, RMSE {scores['rmse']:.4g}, MAE {scores['mae']:.4g}, loss {scores['loss']:.4f}"
-    console.print(f"[bold green]test {headline}[/]{rest}")
-    console.print(f"model saved to {model}", soft_wrap=True)
+    console.print(Text.assemble((f"test {headline}", "bold green"), rest))
+    console.print(Text(f"model saved to {model}"), soft_wrap=True)
     if resume:
-        console.print(f"go on with it: [bold]{resume}[/]", soft_wrap=True)
-    console.print(f"evaluate it: [bold]{command_line('evaluate', str(model.parent), data)}[/]", soft_wrap=True)
-    shape = session.preprocessing.shape
-    if len(shape) == 2 and session.source.peak and not console.options.ascii_only:  # half-blocks are not ASCII
+        console.print(Text.assemble("go on with it: ", (resume, "bold")), soft_wrap=True)
+    evaluate = command_line("evaluate", str(model.parent), data)
+    console.print(Text.assemble("evaluate it: ", (evaluate, "bold")), soft_wrap=True)
+    shape, classes, images = session.preprocessing.shape, session.preprocessing.classes, session.source.peak
+    if classes and images and len(shape) == 2 and not console.options.ascii_only:  # half-blocks are not ASCII
         from gpubp.cli.pictures import LARGE, most_wrong
+        from gpubp.cli.report import displayed
 
         if shape[1] <= LARGE:
             x, y = session.test
             colour = console.color_system is not None
             console.print("\nthe two it got most wrong:")
-            console.print(most_wrong(x, y, session.net.predict_proba(x), shape, colour))
+            names = [displayed(name) for name in classes]
+            console.print(most_wrong(x, y, session.net.predict_proba(x), shape, names, colour))
