@@ -1,4 +1,4 @@
-"""Full disks, readers that leave, closed streams: an exit code, at most a line of complaint, nothing half-written."""
+"""Full disks, readers that leave, closed streams, a SIGTERM: an exit code, at most a line, nothing half-written."""
 
 import json
 import os
@@ -174,3 +174,33 @@ def test_closed_standard_streams(model: Path, table: Path) -> None:
     process = run("predict", model, "-", preexec_fn=closing(0))
     assert process.returncode == 4
     assert process.stderr.startswith("error: stdin is empty")
+
+
+# -- a termination -----------------------------------------------------------------------------------------------------
+
+TERMINATED = """
+import os, signal, gpubp.cli
+def import_command(group, ctx, name):
+    {moment}
+gpubp.cli.Group.get_command = import_command
+gpubp.cli.main(["devices"], prog_name="gpubp")
+"""
+STRIKE = "os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        STRIKE,
+        f"exec('{STRIKE}')",  # as for a dataclass; Python then ends by SIGINT for a KeyboardInterrupt, caught or not
+        f"try: {STRIKE}\n    except BaseException: raise TypeError",
+    ],
+    ids=["plain", "exec", "other error"],
+)
+def test_a_termination_while_a_command_is_imported(moment: str) -> None:
+    Path("terminated.py").write_text(TERMINATED.format(moment=moment))
+    command = [sys.executable, "-m", "terminated"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 143, process.stderr
+    assert "Traceback" not in process.stderr

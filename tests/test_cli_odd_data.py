@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import re
+import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +166,32 @@ def test_a_file_that_is_called_like_a_number_or_a_name() -> None:
         trained = json.loads(output("train", *SETTINGS, "-q", "--json", "--", name))
         assert Path(trained["model"]).parent.parent == Path("runs")
         assert json.loads(output("evaluate", "--json", trained["model"], name))["samples"] == 2
+
+
+@pytest.mark.parametrize("place", ["r[red]", "r[", ":smile:", "a b", "ünï🌙", "it's"])
+def test_paths_are_printed_as_they_are(place: str) -> None:
+    write([["a", "b", "y"], *([*row, "uv"[i % 2]] for i, row in enumerate(numbers(10)))])
+    lines = output("train", "data.csv", *SETTINGS, "-q", "-o", f"{place}/[/]").splitlines()
+    assert f"model saved to {place}/[/]/model.safetensors" in lines
+    command = next(line for line in lines if line.startswith("evaluate it: "))
+    name, *arguments = shlex.split(command.removeprefix("evaluate it: "))[-3:]
+    assert "10 rows of data" in output(name, *arguments, "--split", "all")
+
+
+def test_images_are_drawn_with_the_names_of_their_classes() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
+    np.savez("named.npz", x=images, y=np.array(["a [cat]", "dog"])[np.arange(20) % 2])
+    text = output("train", "named.npz", *SETTINGS, "-q")
+    assert re.search(r"a (a \[cat\]|dog), (taken for a (a \[cat\]|dog)|just recognised)", text)
+    assert re.search(r"^.* dog +█+ \d+\.\d%", text, re.MULTILINE)
+    np.savez("valued.npz", x=images, y=images.mean(axis=(1, 2)))
+    assert "wrong" not in output("train", "valued.npz", *SETTINGS, "-q")
+
+
+def test_runs_that_begin_at_once_get_folders_of_their_own() -> None:
+    from gpubp.cli.run import new_folder
+
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: new_folder(None, "data"), range(64)))
+    assert len(set(folders)) == 64
+    assert {str(folder) for folder in folders} == {"runs/data", *(f"runs/data-{number}" for number in range(2, 65))}
