@@ -92,6 +92,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("out.csv", "out.npy", "out.onnx", "out.npz", "config.json", "file"):
         Path(name).write_text("precious")
+    for name, x, y in (("wide", np.ones((9, 3)), Y[:9]), ("pairs", X, X), ("bytes", np.ones((9, 2), np.uint8), Y[:9])):
+        np.savez(f"{name}.npz", x=x, y=y)
 
 
 # -- usage -------------------------------------------------------------------------------------------------------------
@@ -189,9 +191,9 @@ def test_commands_by_nearly_their_names() -> None:
         ("t.csv", "", "", "t.csv is empty"),
         ("t.csv", "a,b,kind\n", "", "t.csv holds a header and no rows"),
         ("t.csv", "kind\nu\nv\n", "--target kind", "t.csv has no column but 'kind', the target"),
-        ("t.csv", "a,kind\n1,u\n", "", "1 row"),
-        ("t.csv", "a,kind\n1,u\n2,v\n", "", "2 rows|1 rows"),
-        ("t.csv", csv(), "--test 0.99", "0.99 of 20 rows"),
+        ("t.csv", "a,kind\n1,u\n", "", "--test 0.2 of 1 rows of 't.csv' leaves one part without rows; choose another"),
+        ("t.csv", "a,kind\n1,u\n2,v\n", "", "--val 0.1 of 1 rows of 't.csv' leaves one part without rows"),
+        ("t.csv", csv(), "--test 0.99", "--test 0.99 of 20 rows of 't.csv' leaves one part without rows"),
         ("t.csv", csv(), "--hidden 999999999999999", r"sizes=\[2, 999999999999999, 2\] .* more than any memory"),
         ("t.csv", csv(), "--val absent.csv", r"absent\.csv: there is no such file"),
         ("t.csv", csv(), "--val config.json", r"config\.json"),
@@ -207,6 +209,11 @@ def test_commands_by_nearly_their_names() -> None:
         ("t.npz", {"x": X[:0], "y": Y[:0]}, "", r"x has shape \(0, 2\); at least one sample"),
         ("t.npz", {"x": X, "y": Y * 0}, "", "y has one class only, 0"),
         ("t.npz", {"x": X, "y": X}, "--task classification", "y does not hold one class a row.*--task regression"),
+        ("t.npz", {"x": X, "y": Y * 1e19}, "", r"y holds classes as large as 1e\+19; .* use --task regression"),
+        ("t.npz", {"x_train": X, "y_train": Y, "x_test": hole(1e99), "y_test": Y}, "", r"row 7 .* overflows float32"),
+        ("t.npz", {"x": X, "y": Y}, "--val wide.npz", r"'wide\.npz' have shape \(3,\), but .* have \(2,\)"),
+        ("t.npz", {"x": X, "y": Y}, "--val pairs.npz", r"y has shape \(20, 2\), but one class for each row is needed"),
+        ("t.npz", {"x": X, "y": Y}, "--val bytes.npz", r"'bytes\.npz' holds bytes, as images, but .* are numbers"),
         ("t.npz", {"images": X, "y": Y}, "", r"t\.npz holds images\.npy, y\.npy; the arrays x_train and y_train"),
         ("t.npz", {"x": X, "y": Y}, "--target y", "t.npz has no columns to choose the target 'y' from"),
         ("x.npy", np.array([Trap()] * 20), "--target file", "x.npy holds Python objects|file is neither"),

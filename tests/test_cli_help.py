@@ -21,6 +21,7 @@ from gpubp.optimizers import Optimizer
 
 COMMANDS = ["train", "evaluate", "predict", "export", "devices"]
 HEAVY = ["numpy", "rich", "safetensors", "polars", "matplotlib", "onnx", "onnxruntime", "sklearn", "cupy", "torch"]
+CONTEXT = click.Context(main, **main.context_settings)  # of these, as commands keep the -h that they first heard of
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")
 
 
@@ -43,7 +44,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def examples(command: str) -> Iterator[list[str]]:
     """The arguments of each `gpubp` in the help page's block of examples; those of another command are another's."""
-    page = main.get_command(click.Context(main), command)
+    page = main.get_command(CONTEXT, command)
     assert page is not None
     (block,) = re.findall("\b\n(.*?)\n\n", f"{page.help}\n\n", re.DOTALL)
     for line in block.splitlines():
@@ -59,7 +60,7 @@ def test_examples_parse(command: str) -> None:
     assert found
     for name, *arguments in found:
         assert name == command
-        parsed = main.get_command(click.Context(main), name).make_context(name, list(arguments))  # type: ignore[union-attr]
+        parsed = main.get_command(CONTEXT, name).make_context(name, list(arguments), CONTEXT)  # type: ignore[union-attr]
         assert parsed.params
 
 
@@ -76,7 +77,7 @@ def test_each_command_is_listed_with_what_it_does() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained(command: str) -> None:
-    page = main.get_command(click.Context(main), command)
+    page = main.get_command(CONTEXT, command)
     assert page is not None
     for option in page.params:
         if isinstance(option, click.Option):

@@ -114,7 +114,7 @@ def unknown(words: list[str]) -> str | None:
         return None
     if not rest or rest[0] in ("-h", "--help", "--version", ">"):
         return None
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     if (command := main.get_command(context, rest[0])) is None:
         return f"no subcommand {rest[0]!r}"
     known = {option for parameter in command.get_params(context) for option in parameter.opts}

@@ -41,6 +41,8 @@ class Session:
             table.x, table.y, learned, task, peak=source.peak, features=source.features, target=source.target
         )
         other = open_data(settings["val"], source.target, source.features) if held_out is None else None
+        if other:
+            _check_alike(known, other, settings["val"])
         validation = _part(known, other.train) if other else _part(known, table, held_out)
         test = _part(known, source.test) if source.test else _part(known, table, test_rows)
         train = _part(known, table, learned)
@@ -77,7 +79,7 @@ class Session:
     def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings with what was decided where they leave it open."""
         rate = Optimizer.resolve(settings["optimizer"]).learning_rate if settings["lr"] is None else settings["lr"]
-        decided = {"task": self.preprocessing.task, "target": self.source.target, "lr": rate}
+        decided = {"task": self.preprocessing.task, "target": self.source.target or settings["target"], "lr": rate}
         return {**settings, **decided, "batch_size": self.batch_size, "epochs": self.epochs}
 
     def scores(self) -> dict[str, float]:
@@ -95,12 +97,32 @@ def _split(settings: dict[str, Any], source: Source, labels: Any) -> tuple[Any, 
     """The numbers of the rows to learn from, to validate on and to test on; None for those of another file or part."""
     rows, test_rows = np.arange(len(source.train.x)), None
     if source.test is None:
-        rows, test_rows = split_rows(len(rows), settings["test"], settings["seed"], labels)
+        rows, test_rows = _share("test", len(rows), settings, labels)
     if not isinstance(settings["val"], float):
         return rows, None, test_rows
     left = None if labels is None else labels[rows]
-    learned, held_out = split_rows(len(rows), settings["val"], settings["seed"], left)
+    learned, held_out = _share("val", len(rows), settings, left)
     return rows[learned], rows[held_out], test_rows
+
+
+def _share(option: str, rows: int, settings: dict[str, Any], labels: Any) -> tuple[Any, Any]:
+    try:
+        return split_rows(rows, settings[option], settings["seed"], labels)
+    except DataError:
+        raise DataError(
+            f"--{option} {settings[option]:g} of {rows} rows of {settings['data']!r} leaves one part without rows; "
+            "choose another share, or give more rows"
+        ) from None
+
+
+def _check_alike(known: Preprocessing, other: Source, file: str) -> None:
+    """Refuse to validate on samples of another kind than those that are learned."""
+    shape = other.train.x.shape[1:]
+    if np.prod(shape) != np.prod(known.shape):
+        raise DataError(f"the samples of {file!r} have shape {shape}, but those to learn from have {known.shape}")
+    if other.features is None and (other.peak is None) != (known.peak is None):
+        kinds = ("bytes, as images" if peak else "numbers" for peak in (other.peak, known.peak))
+        raise DataError("{!r} holds {}, but those to learn from are {}; convert them".format(file, *kinds))
 
 
 def _part(known: Preprocessing, table: Table, index: Any = None) -> tuple[Any, Any]:

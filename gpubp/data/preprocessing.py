@@ -55,11 +55,16 @@ class Preprocessing:
 
     def targets(self, y: Any) -> Any:
         """What a network is to learn: int64 class indices (N,), or standardised values (N, outputs)."""
+        name = self.target or "y"
         if self.classes is None:
+            if y.dtype.kind == "U":
+                raise DataError(f"{name} holds text such as {y[0].item()!r}, but the model predicts numbers")
             values = np.asarray(y, np.float64).reshape(len(y), -1)
             if values.shape[1] != self.outputs:
                 raise DataError(f"the targets have {values.shape[1]} columns, but the model predicts {self.outputs}")
             return (values - np.array(self.target_shift)) / np.array(self.target_scale)
+        if y.ndim != 1:
+            raise DataError(f"{name} has shape {y.shape}, but one class for each row is needed")
         names = np.array(self.classes)
         if names.dtype.kind == "U" and y.dtype.kind != "U":  # of the classes 1, 2 and x a file may hold the first two
             y = np.strings.mod("%g", y)
@@ -138,6 +143,11 @@ class Preprocessing:
         if task == "regression":
             target_shift, target_scale = _statistics(target or "y", Rows(y, None, index))
             return cls("regression", target_shift=target_shift, target_scale=target_scale, **common)
+        if y.dtype.kind != "U" and not (np.abs(y.astype(np.float64)) < 2**53).all():
+            raise DataError(
+                f"{target or 'y'} holds classes as large as {np.abs(y.astype(np.float64)).max():g}; "
+                "number them by less than 2^53, or use --task regression"
+            )
         names = np.unique(y if y.dtype.kind == "U" else y.astype(np.int64)).tolist()
         if len(names) < 2:
             raise DataError(f"{target or 'y'} has one class only, {names[0]!r}; there is nothing to tell apart")

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpubp.errors import DataError
+
 IN_MEMORY = 512 << 20  # bytes: samples that take more than this stay where they are and are read a batch at a time
 CHUNK_BYTES = 16 << 20  # about how much a pass over all rows holds at once
 
@@ -46,7 +48,14 @@ class Rows:
         """These rows as an array."""
         values = np.empty(self.shape, dtype)
         for rows, chunk in self.chunks():
-            values[rows] = chunk
+            with np.errstate(over="ignore"):
+                values[rows] = chunk
+            if len(bad := np.flatnonzero(~np.isfinite(values[rows]).all(axis=1))):
+                row = rows.start + bad[0] if self.index is None else self.index[rows][bad[0]]
+                raise DataError(
+                    f"row {row} (counted from 0) overflows {dtype}: its values are too far from those of the training "
+                    "rows; correct or remove it"
+                )
         return values
 
 
