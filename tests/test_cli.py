@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from trained import in_a_terminal
 
 import gpubp
 from gpubp.cli import main
@@ -255,22 +256,7 @@ def test_as_a_module_and_without_escape_codes(tmp_path: Path) -> None:
 @posix
 @pytest.mark.parametrize("colour", [True, False])
 def test_no_color(tmp_path: Path, colour: bool) -> None:
-    import pty
-
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm-256color", "COLUMNS": "100"}
-    env = {name: value for name, value in env.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-    command = [sys.executable, "-m", "gpubp", "train", "digits", *QUICK, "-q"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=env | ({} if colour else {"NO_COLOR": "1"}), stdout=theirs)
-    os.close(theirs)
-    output = b""
-    try:
-        while part := os.read(ours, 65536):
-            output += part
-    except OSError:  # Linux's way to say that the other end is closed
-        pass
-    os.close(ours)
-    assert process.wait(60) == 0
+    output = in_a_terminal("train", "digits", *QUICK, "-q", columns=100, colour=colour, cwd=tmp_path)
     assert b"test accuracy" in output
     assert bool(re.search(rb"\x1b\[[\d;]*(3|4)\d(;|m)", output)) is colour
 

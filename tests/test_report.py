@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from trained import flowers, gpubp_, run, train
+from trained import flowers, gpubp_, in_a_terminal, run, train
 
 from gpubp.cli.report import class_report, value_report
 from gpubp.scores import ClassScores, ValueScores
@@ -148,22 +146,7 @@ def test_in_a_pipe(model: Path, table: Path) -> None:
 @posix
 @pytest.mark.parametrize("colour", [True, False])
 def test_in_a_terminal(model: Path, table: Path, colour: bool) -> None:
-    import pty
-
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm-256color", "COLUMNS": "90"}
-    env = {name: value for name, value in env.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-    command = [sys.executable, "-m", "gpubp", "evaluate", str(model), str(table)]
-    process = subprocess.Popen(command, env=env | ({} if colour else {"NO_COLOR": "1"}), stdout=theirs)
-    os.close(theirs)
-    output = b""
-    try:
-        while part := os.read(ours, 65536):
-            output += part
-    except OSError:  # Linux's way to say that the other end is closed
-        pass
-    os.close(ours)
-    assert process.wait(60) == 0
+    output = in_a_terminal("evaluate", model, table, columns=90, colour=colour)
     assert b"taken for" in output
     assert bool(re.search(rb"\x1b\[[\d;]*(3|4)\d(;|m)", output)) is colour
 

@@ -30,6 +30,27 @@ def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, timeout=60, **{**pipes, **options})
 
 
+def in_a_terminal(*arguments: object, columns: int, colour: bool, cwd: Path | None = None) -> bytes:
+    """What a command prints that ends well in a terminal, one with NO_COLOR or without."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm-256color", "COLUMNS": str(columns)}
+    env = {name: value for name, value in env.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    command = [sys.executable, "-m", "gpubp", *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=cwd, env=env | ({} if colour else {"NO_COLOR": "1"}), stdout=theirs)
+    os.close(theirs)
+    output = b""
+    try:
+        while part := os.read(ours, 65536):
+            output += part
+    except OSError:  # Linux's way to say that the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0
+    return output
+
+
 def flowers(path: Path, rows: int = 120, seed: int = 0) -> Path:
     """Three overlapping clouds, as a table with text classes."""
     generator = np.random.default_rng(seed)

@@ -126,6 +126,13 @@ def interrupted_code(ctx: click.Context) -> int:
     return int(ctx.meta.get("gpubp.interrupted", EXIT_INTERRUPTED))
 
 
+def tell(quiet: bool, *notes: str | bool | None) -> None:
+    """What the user should know, on stderr; what is not there is left out."""
+    for note in notes:
+        if note and not quiet:
+            click.echo(note, err=True)
+
+
 def command_line(*arguments: str) -> str:
     """What a user types to run gpubp with these arguments, as it was started this time."""
     import shlex

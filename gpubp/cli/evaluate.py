@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gpubp.cli import EXIT_SCORE
+from gpubp.cli import EXIT_SCORE, tell
 from gpubp.cli.options import Name, complete_data, shared
 from gpubp.registry import did_you_mean
 
@@ -91,9 +91,7 @@ def command(
             raise click.UsageError(f"this model has no {name}, but {', '.join(measured)}", ctx)
     source = known.open(data, target, needs_target=True)
     choice = choose(known, source, data, split)
-    for note in (source.chosen, choice.note, verbose and known.net.fallback):
-        if note and not quiet:
-            click.echo(note, err=True)
+    tell(quiet, source.chosen, choice.note, verbose and known.net.fallback)
     scores, loss = score(known, choice.parts, data)
     names = known.preprocessing.classes or list(range(known.preprocessing.outputs))
     results = facts(scores, loss, names)

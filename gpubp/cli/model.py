@@ -55,13 +55,7 @@ class Model:
 
     def targets(self, table: "Table") -> Any:
         """What the network is scored against: class indices (N,), or values (N, outputs) as it was trained on them."""
-        y, known = table.y, self.preprocessing
-        if known.classes is not None and y.ndim != 1:
-            raise DataError(f"{known.target or 'y'} has shape {y.shape}, but one class for each row is needed")
-        if known.classes is None and y.dtype.kind == "U":
-            name, text = known.target or "y", y[0].item()
-            raise DataError(f"{name} holds text such as {text!r}, but the model predicts numbers")
-        return known.targets(y)
+        return self.preprocessing.targets(table.y)
 
     def run(self, part: Part) -> Iterator[tuple[slice, Any, Any]]:
         """These rows, a bounded number at a time: (which of them, the network's inputs, its outputs)."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpubp.cli import tell
 from gpubp.cli.options import complete_data, shared
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ def command(
     table, note = source.train, None
     if source.test is not None and (Path(data).suffix == ".npz" or not Path(data).is_file()):
         table, note = source.test, f"{data} has a test part: predicting its {len(source.test.x)} rows alone"
-    for remark in (source.chosen, note, verbose and known.net.fallback):
-        if remark and not quiet:
-            click.echo(remark, err=True)
+    tell(quiet, source.chosen, note, verbose and known.net.fallback)
     chunks = predictions(known, (table, None), proba)
     with output(out) as stream:
         if out is not None and out.suffix == ".npy":

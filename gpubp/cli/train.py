@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from gpubp.activations import Activation
-from gpubp.cli import command_line, interrupted_code
+from gpubp.cli import command_line, interrupted_code, tell
 from gpubp.cli.options import Name, Number, batch_size, complete_data, config_file, share_or_file, shared, widths
 from gpubp.errors import DataError, GpubpError
 from gpubp.optimizers import Optimizer
@@ -133,9 +133,7 @@ def command(
     data = settings["data"]
     session = Session.prepare(settings)
     fallback = f"on the CPU: {session.net.fallback}" if verbose and session.net.fallback else None
-    for note in (session.source.chosen, session.understood(settings), fallback):
-        if note and not quiet:
-            click.echo(note, err=True)
+    tell(quiet, session.source.chosen, session.understood(settings), fallback)
     if not resume:
         folder = new_folder(out, session.source.name)
         settings = session.portable(settings)
@@ -149,9 +147,7 @@ def command(
             abandon(folder)
         raise
     _finish(session, checkpoint.path.parent, history, data, as_json)
-    if not quiet:
-        for remark in _remarks(session, history, resumed=len(checkpoint.history)):
-            click.echo(remark, err=True)
+    tell(quiet, *_remarks(session, history, resumed=len(checkpoint.history)))
     if history.stopped == "interrupted":
         sys.exit(interrupted_code(ctx))
 
