@@ -5,169 +5,63 @@ batch and labels, must reach the reference's losses and parameters before it is 
 A ratio is the median over rounds of (its time / gpubp's time in the same round): above 1, gpubp is faster.
 """
 
-from __future__ import annotations
-
 import argparse
-import contextlib
-import importlib.util
 import json
-import multiprocessing
-import os
-import platform
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.contenders import BUILDERS, CHECKED_STEPS, LOSS_TOLERANCE, MODULES, DifferentWorkError, worker
-from bench.nets import CELLS
+from bench.nets import CELLS, SEED
+from gpubp.benchmark.contenders import BUILDERS, DifferentWorkError, Setting
+from gpubp.benchmark.contract import CHECKED_STEPS, TOLERANCES
+from gpubp.benchmark.machine import BUSY, foreign_load, machine
+from gpubp.benchmark.race import Outcome, prepare, take_turns
+from gpubp.benchmark.timing import SETTLE_SECONDS, quartiles
+from gpubp.benchmark.workers import Racer, racing
+from gpubp.processor import cores
 
 PEERS = ["torch", "torch-compile", "jax", "sklearn"]
-# OpenBLAS threads spin for some 25 ms after their last call, OpenMP's for a few: not into the next one's turn.
-SETTLE_SECONDS = 0.05
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+LOSS_TOLERANCE, _ = TOLERANCES["float32"]
 
 
-class FailedError(Exception):
-    """A contender could not be built or run."""
-
-
-@dataclass
-class Racer:
-    """A contender seen from here: its process and the pipe to it."""
-
-    name: str
-    process: BaseProcess
-    pipe: Connection
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def ask(self, command: str, argument: Any) -> Any:
-        try:
-            if command != "hello":  # a worker speaks first, once
-                self.pipe.send((command, argument))
-            verdict, answer = self.pipe.recv()
-        except (EOFError, OSError) as error:
-            raise FailedError(f"its process ended (exit code {self.process.exitcode})") from error
-        if verdict == "different":
-            raise DifferentWorkError(f"{self.name} does not compute what the reference computes: {answer}")
-        if verdict == "failed":
-            raise FailedError(*answer)
-        return answer
-
-
-# One process each: in a shared one, a library's idle threads spin into the next one's turn, and the OpenMP runtime, the
-# thread counts and the environment are the first one's. On 2 cores, sharing made PyTorch's step of 784-128-10 at 32
-# rows 1.2 to 1.7 times slower, with the pause or without (the others were the same within noise): it would have
-# flattered us.
-def start(names: list[str], threads: int) -> list[Racer]:
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = str(threads)
-    context = multiprocessing.get_context("spawn")
-    racers = []
-    for name in names:
-        here, there = context.Pipe()
-        process = context.Process(target=worker, args=(there, name, threads), daemon=True)
-        process.start()
-        there.close()
-        racers.append(Racer(name, process, here))
-    for racer in racers:
-        racer.ask("hello", None)
-    return racers
-
-
-def stop(racers: list[Racer]) -> None:
-    for racer in racers:
-        with contextlib.suppress(OSError):
-            racer.pipe.send(("stop", None))
-        racer.process.join(5)
-        if racer.process.is_alive():
-            racer.process.kill()
-
-
-def foreign_load(seconds: float = 0.3) -> float | None:
-    """The share of the machine that others use while every contender sleeps; None where the system does not tell."""
-
-    def ticks() -> tuple[int, int]:
-        fields = [int(f) for f in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return sum(fields), fields[3] + fields[4]
-
-    try:
-        total, idle = ticks()
-        time.sleep(seconds)
-        total_after, idle_after = ticks()
-    except OSError:
-        return None
-    return 1 - (idle_after - idle) / max(1, total_after - total)
-
-
-def quartiles(values: list[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        return values[0], values[0]
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, high
-
-
-def run_cell(cell: str, racers: list[Racer], rounds: int, seconds: float) -> dict[str, Any]:
-    """Build, check and time every contender on one cell."""
+def run_cell(name: str, racers: list[Racer], rounds: int, seconds: float) -> dict[str, Any]:
+    """Build, check and time every contender on one cell; DifferentWorkError where one is to be refused."""
     time.sleep(SETTLE_SECONDS)
-    result: dict[str, Any] = {"foreign_load": foreign_load(), "losses": {}, "notes": {}, "left_out": {}}
-    running, steps = [], {}
-    for racer in racers:
-        try:
-            built = racer.ask("build", cell)
-            per_step = racer.ask("calibrate", max(0.02, seconds / rounds / 2))
-        except FailedError as error:
-            result["left_out"][racer.name] = list(error.args)
-            say(f"{cell}: {racer.name} is left out: {error.args[0]}")
-            continue
-        racer.versions = built["versions"]
-        result["notes"][racer.name] = built["note"]
-        if built["losses"]:
-            result["losses"][racer.name] = built["losses"]
-        steps[racer.name] = max(1, round(seconds / rounds / per_step))
-        running.append(racer)
-    times: dict[str, list[float]] = {racer.name: [] for racer in running}
-    for turn in range(rounds):
-        first = turn % max(1, len(running))
-        for racer in running[first:] + running[:first]:
-            time.sleep(SETTLE_SECONDS)
-            times[racer.name].append(racer.ask("run", steps[racer.name]) * 1e6)
-    result["rounds_us"], result["steps_a_round"] = times, steps
-    result["median_us"] = {name: statistics.median(t) for name, t in times.items()}
-    result["quartiles_us"] = {name: quartiles(t) for name, t in times.items()}
+    load, cell = foreign_load(), CELLS[name]
+    outcomes = prepare(racers, (cell.sizes, cell.batch, "sigmoid", SEED), seconds / rounds)
+    for outcome in outcomes:
+        if isinstance(outcome.error, DifferentWorkError):
+            raise DifferentWorkError(
+                f"{outcome.racer.name} does not compute what the reference computes: {outcome.error}"
+            )
+    take_turns(outcomes, rounds)
+    for outcome in outcomes:
+        if outcome.error:
+            say(f"{name}: {outcome.racer.name} is left out: {outcome.error}")
+    return {"foreign_load": load, **figures(outcomes)}
+
+
+def figures(outcomes: list[Outcome]) -> dict[str, Any]:
+    """What the JSON says of a cell, by contender."""
+    ran = {outcome.racer.name: outcome for outcome in outcomes if not outcome.error}
+    times = {name: [each * 1e6 for each in outcome.seconds] for name, outcome in ran.items()}
     base = "gpubp" if "gpubp" in times else "numpy"
-    result["ratios_to"], paired = base, times.get(base, [])
+    paired = times.get(base, [])
     by_round = {name: [a / b for a, b in zip(t, paired, strict=True)] for name, t in times.items() if paired}
-    result["ratios"] = {name: statistics.median(r) for name, r in by_round.items()}
-    result["ratio_quartiles"] = {name: quartiles(r) for name, r in by_round.items()}
-    return result
-
-
-def machine(threads: int) -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
     return {
-        "cpu": model,
-        "cores": cores(),
-        "threads": threads,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"),  # what the user asked for; the versions say what runs
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "losses": {name: outcome.losses for name, outcome in ran.items() if outcome.losses},
+        "notes": {name: outcome.note for name, outcome in ran.items()},
+        "left_out": {outcome.racer.name: list(outcome.error.args) for outcome in outcomes if outcome.error},
+        "rounds_us": times,
+        "steps_a_round": {name: outcome.steps for name, outcome in ran.items()},
+        "median_us": {name: statistics.median(t) for name, t in times.items()},
+        "quartiles_us": {name: quartiles(t)[::2] for name, t in times.items()},
+        "ratios_to": base,
+        "ratios": {name: statistics.median(r) for name, r in by_round.items()},
+        "ratio_quartiles": {name: quartiles(r)[::2] for name, r in by_round.items()},
     }
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def table(report: dict[str, Any], names: list[str]) -> str:
@@ -233,7 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
 
     names = [n for n in BUILDERS if n in ("gemms", "numpy", "gpubp") or n in peers]
-    left_out = {n: "not installed" for n in names if n in MODULES and importlib.util.find_spec(MODULES[n]) is None}
+    setting = Setting(threads=options.threads)
+    left_out = {name: reason for name in names if (reason := BUILDERS[name].why_not(setting))}
     for name, reason in left_out.items():
         say(f"{name} is left out: {reason}")
     names = [n for n in names if n not in left_out]
@@ -243,19 +138,17 @@ def main(arguments: list[str] | None = None) -> int:
         "left_out": left_out,
         "cells": {},
     }
-    racers = start(names, options.threads)
     try:
-        for cell in cells:
-            result = report["cells"][cell] = run_cell(cell, racers, options.rounds, options.seconds)
-            agreed = ", ".join(f"{n} {losses[-1]:.6f}" for n, losses in result["losses"].items())
-            say(f"{cell}: the same losses to {LOSS_TOLERANCE:g} after {CHECKED_STEPS} steps: {agreed}")
-            if (result["foreign_load"] or 0) > 0.05:
-                say(f"{cell}: others use {result['foreign_load']:.0%} of this machine: do not trust these figures")
+        with racing([(name, setting) for name in names]) as racers:
+            for cell in cells:
+                result = report["cells"][cell] = run_cell(cell, racers, options.rounds, options.seconds)
+                agreed = ", ".join(f"{n} {losses[-1]:.6f}" for n, losses in result["losses"].items())
+                say(f"{cell}: the same losses to {LOSS_TOLERANCE:g} after {CHECKED_STEPS} steps: {agreed}")
+                if (result["foreign_load"] or 0) > BUSY:
+                    say(f"{cell}: others use {result['foreign_load']:.0%} of this machine: do not trust these figures")
     except DifferentWorkError as error:
         say(f"refused: {error}")
         return 1
-    finally:
-        stop(racers)
     report["versions"] = {k: v for racer in racers for k, v in racer.versions.items()}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")

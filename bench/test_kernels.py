@@ -6,43 +6,19 @@ import numpy as np
 import pytest
 
 from gpubp.backends.numpy import NumpyBackend
-from gpubp.kernel import KERNELS, Kernel
+from gpubp.kernel import Kernel
+from gpubp.specimens import OWN, arguments
 
 SHAPES = [(32, 32), (128, 256), (4096, 64), (1024, 1024)]
 DTYPE = np.float32
 
 
-def arguments(kernel: Kernel, shape: tuple[int, int], generator: np.random.Generator) -> list[Any]:
-    """Values in (0.05, 0.95), where every kernel is defined, of the shapes that the declaration asks for."""
-    rows, columns = shape
-    known = {
-        "row": np.arange(rows, dtype=np.uint32).reshape(rows, 1),
-        "column": np.arange(columns, dtype=np.uint32),
-        "key": np.uint32(1),
-        "threshold": np.uint32(2**31),
-        "total": np.ones((), DTYPE),
-    }
-    made: list[Any] = []
-    for name in kernel.arguments:
-        if name in known:
-            made.append(known[name])
-        elif kernel.body.__annotations__.get(name) is float or (name == "w" and kernel.kind == "rowwise"):
-            made.append(0.5)
-        elif name == "loss" and kernel.kind == "rowwise":
-            made.append(np.empty((rows, 1), DTYPE))
-        else:
-            size = (columns,) if name == "b" else (rows * columns,) if kernel.kind == "reduction" else shape
-            made.append(generator.uniform(0.05, 0.95, size).astype(DTYPE))
-    return made
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize("name", sorted(KERNELS))
-def test_kernel(benchmark: Any, name: str, shape: tuple[int, int]) -> None:
-    backend, kernel = NumpyBackend(), KERNELS[name]
-    values = arguments(kernel, shape, np.random.default_rng(0))
+@pytest.mark.parametrize("kernel", OWN, ids=lambda kernel: kernel.name)
+def test_kernel(benchmark: Any, kernel: Kernel, shape: tuple[int, int]) -> None:
+    backend, args = NumpyBackend(), arguments(kernel, *shape, DTYPE)
     with backend.active():
-        benchmark(backend.run, kernel, *values)
+        benchmark(backend.run, kernel, *args.values())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))

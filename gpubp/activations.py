@@ -62,7 +62,7 @@ class Activation(Component):
             delta.rehearse(z, z, *parameters)
 
 
-@elementwise("z, b -> y")
+@elementwise("z, b -> y", source=SOURCE)
 def bias_identity(xp: Any, z: Array, b: Array, y: Array) -> None:
     xp.add(z, b, out=y)
 
@@ -95,13 +95,24 @@ class Sigmoid(Activation):
     forward, delta, analytic, range = bias_sigmoid, sigmoid_delta, True, (0.0, 1.0)
 
 
-@elementwise("z, b -> y")
+@elementwise("z, b -> y", source=SOURCE)
+def bias_fast_sigmoid(xp: Any, z: Array, b: Array, y: Array) -> None:
+    bias_sigmoid.body(xp, z, b, y)
+
+
+class FastSigmoid(Sigmoid):
+    """The sigmoid by the hardware's exp where float32 runs on CUDA: less exact, and with bits of that device's own."""
+
+    forward = bias_fast_sigmoid
+
+
+@elementwise("z, b -> y", source=SOURCE)
 def bias_tanh(xp: Any, z: Array, b: Array, y: Array) -> None:
     xp.add(z, b, out=y)
     xp.tanh(y, out=y)
 
 
-@elementwise("dy, y -> dz", scratch=1)
+@elementwise("dy, y -> dz", source=SOURCE, scratch=1)
 def tanh_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array) -> None:
     xp.multiply(y, y, out=s)
     xp.subtract(1, s, out=s)
@@ -114,13 +125,13 @@ class Tanh(Activation):
     forward, delta, analytic, range = bias_tanh, tanh_delta, True, (-1.0, 1.0)
 
 
-@elementwise("z, b -> y")
+@elementwise("z, b -> y", source=SOURCE)
 def bias_relu(xp: Any, z: Array, b: Array, y: Array) -> None:
     xp.add(z, b, out=y)
     xp.maximum(y, 0, out=y)
 
 
-@elementwise("dy, y -> dz", scratch=1)
+@elementwise("dy, y -> dz", source=SOURCE, scratch=1)
 def relu_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array) -> None:
     xp.sign(y, out=s)  # y ≥ 0, so the sign is the derivative
     xp.multiply(dy, s, out=dz)
@@ -133,7 +144,7 @@ class ReLU(Activation):
     forward, delta, initializer = bias_relu, relu_delta, "he_uniform"
 
 
-@elementwise("z, b, slope -> y", scratch=1)
+@elementwise("z, b, slope -> y", source=SOURCE, scratch=1)
 def bias_leaky_relu(xp: Any, z: Array, b: Array, slope: float, y: Array, s: Array) -> None:
     xp.add(z, b, out=y)
     xp.minimum(y, 0, out=s)
@@ -142,7 +153,7 @@ def bias_leaky_relu(xp: Any, z: Array, b: Array, slope: float, y: Array, s: Arra
     xp.add(y, s, out=y)
 
 
-@elementwise("dy, y, slope -> dz", scratch=1)
+@elementwise("dy, y, slope -> dz", source=SOURCE, scratch=1)
 def leaky_relu_delta(xp: Any, dy: Array, y: Array, slope: float, dz: Array, s: Array) -> None:
     xp.sign(y, out=s)
     xp.maximum(s, 0, out=s)
@@ -165,7 +176,7 @@ class LeakyReLU(Activation):
         return (self.slope,)
 
 
-@elementwise("z, b, scale, alpha -> y", scratch=1)
+@elementwise("z, b, scale, alpha -> y", source=SOURCE, scratch=1)
 def bias_elu(xp: Any, z: Array, b: Array, scale: float, alpha: float, y: Array, s: Array) -> None:
     xp.add(z, b, out=y)
     xp.minimum(y, 0, out=s)
@@ -176,7 +187,7 @@ def bias_elu(xp: Any, z: Array, b: Array, scale: float, alpha: float, y: Array, 
     xp.multiply(y, scale, out=y)
 
 
-@elementwise("dy, y, scale, alpha -> dz", scratch=2)
+@elementwise("dy, y, scale, alpha -> dz", source=SOURCE, scratch=2)
 def elu_delta(xp: Any, dy: Array, y: Array, scale: float, alpha: float, dz: Array, s: Array, positive: Array) -> None:
     xp.minimum(y, 0, out=s)  # for z ≤ 0, f' = y + scale · alpha
     xp.add(s, scale * alpha, out=s)
@@ -210,7 +221,7 @@ class SELU(Activation):
         return (SELU_SCALE, SELU_ALPHA)
 
 
-@elementwise("z, b -> y", scratch=1)
+@elementwise("z, b -> y", source=SOURCE, scratch=1)
 def bias_softplus(xp: Any, z: Array, b: Array, y: Array, s: Array) -> None:
     xp.add(z, b, out=y)
     xp.minimum(y, 0, out=s)
@@ -221,7 +232,7 @@ def bias_softplus(xp: Any, z: Array, b: Array, y: Array, s: Array) -> None:
     xp.add(y, s, out=y)
 
 
-@elementwise("dy, y -> dz", scratch=1)
+@elementwise("dy, y -> dz", source=SOURCE, scratch=1)
 def softplus_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array) -> None:
     xp.negative(y, out=s)
     xp.expm1(s, out=s)
@@ -235,7 +246,7 @@ class Softplus(Activation):
     forward, delta, analytic, initializer, range = bias_softplus, softplus_delta, True, "he_uniform", (0.0, inf)
 
 
-@elementwise("z, b -> z, y")
+@elementwise("z, b -> z, y", source=SOURCE)
 def bias_silu(xp: Any, z: Array, b: Array, y: Array) -> None:
     xp.add(z, b, out=z)
     xp.negative(z, out=y)
@@ -244,7 +255,7 @@ def bias_silu(xp: Any, z: Array, b: Array, y: Array) -> None:
     xp.divide(z, y, out=y)
 
 
-@elementwise("dy, z -> dz", scratch=2)
+@elementwise("dy, z -> dz", source=SOURCE, scratch=2)
 def silu_delta(xp: Any, dy: Array, z: Array, dz: Array, sigmoid: Array, s: Array) -> None:
     xp.negative(z, out=sigmoid)
     xp.exp(sigmoid, out=sigmoid)
@@ -264,39 +275,40 @@ class SiLU(Activation):
     forward, delta, saves, analytic, initializer = bias_silu, silu_delta, "z", True, "he_uniform"
 
 
-def _gelu_tanh(xp: Any, z: Array, out: Array) -> None:
-    """out ← tanh(√(2/π) (z + 0.044715 z³))."""
+def _gelu_gate(xp: Any, z: Array, out: Array) -> None:
+    """out ← ½ (1 + tanh u) = σ(2u), where u = √(2/π) (z + 0.044715 z³); by tanh it would be 0 below z = −7."""
     xp.multiply(z, z, out=out)
-    xp.multiply(out, GELU_SLOPE * GELU_CUBIC, out=out)
-    xp.add(out, GELU_SLOPE, out=out)
+    xp.multiply(out, -2 * GELU_SLOPE * GELU_CUBIC, out=out)
+    xp.add(out, -2 * GELU_SLOPE, out=out)
     xp.multiply(out, z, out=out)
-    xp.tanh(out, out=out)
+    xp.minimum(out, 710, out=out)  # from here on exp gives inf, and of a complex number NaN
+    xp.exp(out, out=out)
+    xp.add(out, 1, out=out)
+    xp.divide(1, out, out=out)
 
 
-@elementwise("z, b -> z, y")
+@elementwise("z, b -> z, y", source=SOURCE)
 def bias_gelu(xp: Any, z: Array, b: Array, y: Array) -> None:
     xp.add(z, b, out=z)
-    _gelu_tanh(xp, z, y)
-    xp.add(y, 1, out=y)
+    _gelu_gate(xp, z, y)
     xp.multiply(y, z, out=y)
-    xp.multiply(y, 0.5, out=y)
 
 
-@elementwise("dy, z -> dz", scratch=2)
-def gelu_delta(xp: Any, dy: Array, z: Array, dz: Array, t: Array, s: Array) -> None:
-    _gelu_tanh(xp, z, t)
+@elementwise("dy, z -> dz", source=SOURCE, scratch=2)
+def gelu_delta(xp: Any, dy: Array, z: Array, dz: Array, gate: Array, s: Array) -> None:
+    _gelu_gate(xp, z, gate)
     xp.multiply(z, z, out=s)
-    xp.multiply(s, 3 * GELU_SLOPE * GELU_CUBIC, out=s)
-    xp.add(s, GELU_SLOPE, out=s)
-    xp.multiply(s, z, out=s)  # z times the derivative of tanh's argument
-    xp.multiply(dy, 0.5, out=dz)
-    # f' = ½ (1 + t) (1 + (1 − t) s)
-    xp.add(t, 1, out=t)
-    xp.multiply(dz, t, out=dz)
-    xp.subtract(2, t, out=t)
-    xp.multiply(t, s, out=t)
-    xp.add(t, 1, out=t)
-    xp.multiply(dz, t, out=dz)
+    xp.multiply(s, 6 * GELU_SLOPE * GELU_CUBIC, out=s)
+    xp.add(s, 2 * GELU_SLOPE, out=s)
+    xp.multiply(s, z, out=s)  # z times the derivative of 2u
+    xp.minimum(s, 1e4, out=s)  # where z³ may overflow, the gate is 0 or 1
+    xp.maximum(s, -1e4, out=s)
+    xp.multiply(dy, gate, out=dz)
+    # f' = gate (1 + (1 − gate) s)
+    xp.subtract(1, gate, out=gate)
+    xp.multiply(gate, s, out=gate)
+    xp.add(gate, 1, out=gate)
+    xp.multiply(dz, gate, out=dz)
 
 
 class GELU(Activation):
@@ -305,13 +317,13 @@ class GELU(Activation):
     forward, delta, saves, analytic, initializer = bias_gelu, gelu_delta, "z", True, "he_uniform"
 
 
-@elementwise("z, b -> y")
+@elementwise("z, b -> y", source=SOURCE)
 def bias_exp(xp: Any, z: Array, b: Array, y: Array) -> None:
     xp.add(z, b, out=y)
     xp.exp(y, out=y)
 
 
-@elementwise("dy, y -> dz")
+@elementwise("dy, y -> dz", source=SOURCE)
 def exp_delta(xp: Any, dy: Array, y: Array, dz: Array) -> None:
     xp.multiply(dy, y, out=dz)
 
@@ -322,7 +334,7 @@ class Exp(Activation):
     forward, delta, analytic, range = bias_exp, exp_delta, True, (0.0, inf)
 
 
-@rowwise("z[], b[] -> y[]", scratch=1)
+@rowwise("z[], b[] -> y[]", source=SOURCE, scratch=1)
 def bias_softmax(xp: Any, z: Array, b: Array, y: Array, s: Array) -> None:
     column = s[:, :1]
     xp.add(z, b, out=y)
@@ -333,7 +345,7 @@ def bias_softmax(xp: Any, z: Array, b: Array, y: Array, s: Array) -> None:
     xp.divide(y, column, out=y)
 
 
-@rowwise("dy[], y[] -> dz[]", scratch=2)
+@rowwise("dy[], y[] -> dz[]", source=SOURCE, scratch=2)
 def softmax_delta(xp: Any, dy: Array, y: Array, dz: Array, s: Array, r: Array) -> None:
     column = r[:, :1]
     xp.multiply(dy, y, out=s)

@@ -43,6 +43,7 @@ class Kernel:
     body: Body
     source: str | None
     scratch: int
+    cuda: str | None = None
     arguments: tuple[str, ...] = field(init=False)
     shaped_like: int = field(init=False)  # the argument whose shape the scratch arrays and the row blocks take
 
@@ -86,7 +87,9 @@ class Kernel:
                 )
 
 
-def _declare(kind: str, signature: str, source: str | None, scratch: int) -> Callable[[Body], Kernel]:
+def _declare(
+    kind: str, signature: str, source: str | None, scratch: int, cuda: str | None = None
+) -> Callable[[Body], Kernel]:
     if not isinstance(signature, str):
         raise DataError(f'a kernel is declared with its signature, such as @gpubp.{kind}("dy, y -> dz")')
     sides = [[name.strip() for name in side.split(",")] for side in signature.split("->")]
@@ -99,7 +102,7 @@ def _declare(kind: str, signature: str, source: str | None, scratch: int) -> Cal
     def declare(body: Body) -> Kernel:
         if not body.__name__.isidentifier():
             raise DataError(f"a kernel needs a named function as its body, got {body.__name__}; write it with def")
-        kernel = Kernel(body.__name__, kind, reads, writes, rows, body, source, scratch)
+        kernel = Kernel(body.__name__, kind, reads, writes, rows, body, source, scratch, cuda)
         given = list(inspect.signature(body).parameters)[1:]
         if given[: len(kernel.arguments)] != list(kernel.arguments) or len(given) != len(kernel.arguments) + scratch:
             wanted = ", ".join(("xp", *kernel.arguments, *(f"scratch{i}" for i in range(scratch))))
@@ -118,12 +121,16 @@ def _declare(kind: str, signature: str, source: str | None, scratch: int) -> Cal
     return declare
 
 
-def elementwise(signature: str, source: str | None = None, scratch: int = 0) -> Callable[[Body], Kernel]:
+def elementwise(
+    signature: str, source: str | None = None, scratch: int = 0, cuda: str | None = None
+) -> Callable[[Body], Kernel]:
     """Declare a kernel that computes each element of its outputs from the same element of its inputs.
 
-    Inputs broadcast as in NumPy: a bias (W,) or a scalar beside arrays (N, W).
+    Inputs broadcast as in NumPy: a bias (W,) or a scalar beside arrays (N, W). `cuda` is the same in a line of CUDA C++
+    for one element, with T for float or double, such as "dz = dy * y * (T(1) - y)"; without it the body runs on a GPU,
+    an operation at a time.
     """
-    return _declare("elementwise", signature, source, scratch)
+    return _declare("elementwise", signature, source, scratch, cuda)
 
 
 def rowwise(signature: str, source: str | None = None, scratch: int = 0) -> Callable[[Body], Kernel]:

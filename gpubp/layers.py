@@ -12,6 +12,8 @@ from gpubp.activations import Activation
 from gpubp.backends.base import Backend
 from gpubp.kernel import Array, elementwise
 
+SOURCE = "layers.cuh"
+
 
 @dataclass(slots=True)
 class Parameters:
@@ -39,7 +41,7 @@ class Slot:
     dropout_keys: tuple[Array, Array] | None = None
 
 
-@elementwise("g, mask -> g")
+@elementwise("g, mask -> g", source=SOURCE)
 def mask_gradient(xp: Any, g: Array, mask: Array) -> None:
     xp.multiply(g, mask, out=g)
 
@@ -56,22 +58,25 @@ class Dense:
         backend.run(self.activation.forward, slot.z, params.bias, *self.activation.parameters, slot.y)
         return slot.y
 
-    def delta(self, backend: Backend, slot: Slot) -> None:
-        """dz = dy · f'(z): ∂C/∂y becomes the delta ∂C/∂z."""
-        if self.activation.delta is None:
-            if slot.dz is not slot.dy:
-                backend.copy(slot.dy, slot.dz)
+    def delta(self, backend: Backend, slot: Slot, bias_grad: Array | None = None) -> None:
+        """dz = dy · f'(z): ∂C/∂y becomes the delta ∂C/∂z; and ∂C/∂b, the column sums of dz, where there is a bias."""
+        kernel, saved = self.activation.delta, slot.y if self.activation.saves == "y" else slot.z
+        if kernel is not None and bias_grad is not None:
+            args = (slot.dy, saved, *self.activation.parameters, slot.dz)
+            backend.run_with_column_sum(kernel, *args, sums=bias_grad)
             return
-        saved = slot.y if self.activation.saves == "y" else slot.z
-        backend.run(self.activation.delta, slot.dy, saved, *self.activation.parameters, slot.dz)
+        if kernel is not None:
+            backend.run(kernel, slot.dy, saved, *self.activation.parameters, slot.dz)
+        elif slot.dz is not slot.dy:
+            backend.copy(slot.dy, slot.dz)
+        if bias_grad is not None:
+            backend.column_sum(slot.dz, bias_grad)
 
     def backward(self, backend: Backend, params: Parameters, x: Array, dz: Array, dx: Array | None) -> None:
-        """∂C/∂W = xᵀ dz, ∂C/∂b = column sums of dz, and ∂C/∂x = dz Wᵀ where it is wanted."""
+        """∂C/∂W = xᵀ dz, and ∂C/∂x = dz Wᵀ where it is wanted."""
         backend.matmul(x.T, dz, params.weight_grad)
         if params.mask is not None:
             backend.run(mask_gradient, params.weight_grad, params.mask)
-        if params.bias_grad is not None:
-            backend.column_sum(dz, params.bias_grad)
         if dx is not None:
             backend.matmul(dz, params.weight.T, dx)
 
@@ -87,7 +92,7 @@ def mix(bits: int) -> int:
     return bits ^ bits >> 16
 
 
-@elementwise("x, row, column, key, threshold, scale -> y", scratch=2)
+@elementwise("x, row, column, key, threshold, scale -> y", source=SOURCE, scratch=2)
 def dropout(
     xp: Any, x: Array, row: Array, column: Array, key: Any, threshold: Any, scale: float, y: Array, s: Array, r: Array
 ) -> None:

@@ -9,12 +9,13 @@ would not.
 from math import inf
 from typing import Any, ClassVar, Literal
 
-from gpubp.activations import Activation, Exp, Sigmoid, Softmax
+from gpubp.activations import Activation, Exp, FastSigmoid, Sigmoid, Softmax
 from gpubp.checks import number
 from gpubp.errors import DataError
 from gpubp.kernel import Array, Kernel, elementwise, reduction, rowwise
 from gpubp.registry import Component
 
+SOURCE = "losses.cuh"
 Reduction = Literal["mean", "sum"]
 
 
@@ -69,25 +70,25 @@ class Loss(Component):
             )
 
 
-@reduction("loss, w -> total", scratch=1)
+@reduction("loss, w -> total", source=SOURCE, scratch=1)
 def weighted_sum(xp: Any, loss: Array, w: Array, total: Array, s: Array) -> None:
     """total = Σ wᵢ ℓᵢ."""
     xp.multiply(loss, w, out=s)
     s.sum(out=total)
 
 
-@reduction("w -> total")
+@reduction("w -> total", source=SOURCE)
 def weight_sum(xp: Any, w: Array, total: Array) -> None:
     w.sum(out=total)
 
 
-@elementwise("w, total -> factor")
+@elementwise("w, total -> factor", source=SOURCE)
 def weight_factor(xp: Any, w: Array, total: Array, factor: Array) -> None:
     """w / Σ w, and 0 where all weights are 0."""
     xp.divide(w, xp.maximum(total, xp.finfo(w.dtype).tiny), out=factor)
 
 
-@rowwise("o[], t[], w, factor -> do[], loss", scratch=1)
+@rowwise("o[], t[], w, factor -> do[], loss", source=SOURCE, scratch=1)
 def squared_error(xp: Any, o: Array, t: Array, w: Array, factor: float, do: Array, loss: Array, s: Array) -> None:
     xp.subtract(o, t, out=do)
     xp.multiply(do, do, out=s)
@@ -111,7 +112,7 @@ class SquaredError(Loss):
         return (0.5 if self.half else 1.0,)
 
 
-@rowwise("o[], t[], w -> do[], loss", scratch=1)
+@rowwise("o[], t[], w -> do[], loss", source=SOURCE, scratch=1)
 def absolute_error(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array, s: Array) -> None:
     xp.subtract(o, t, out=do)
     xp.absolute(do, out=s)
@@ -126,7 +127,7 @@ class AbsoluteError(Loss):
     kernel = absolute_error
 
 
-@rowwise("o[], t[], w, delta -> do[], loss", scratch=2)
+@rowwise("o[], t[], w, delta -> do[], loss", source=SOURCE, scratch=2)
 def huber(xp: Any, o: Array, t: Array, w: Array, delta: float, do: Array, loss: Array, e: Array, s: Array) -> None:
     xp.subtract(o, t, out=e)
     xp.maximum(e, -delta, out=do)
@@ -152,7 +153,7 @@ class Huber(Loss):
         return (self.delta,)
 
 
-@rowwise("o[], t[], w, q -> do[], loss", scratch=2)
+@rowwise("o[], t[], w, q -> do[], loss", source=SOURCE, scratch=2)
 def quantile(xp: Any, o: Array, t: Array, w: Array, q: float, do: Array, loss: Array, e: Array, s: Array) -> None:
     xp.subtract(o, t, out=e)
     xp.sign(e, out=do)
@@ -179,7 +180,7 @@ class Quantile(Loss):
         return (self.q,)
 
 
-@rowwise("o[], t[], w -> do[], loss", scratch=1)
+@rowwise("o[], t[], w -> do[], loss", source=SOURCE, scratch=1)
 def poisson(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array, s: Array) -> None:
     xp.maximum(o, xp.finfo(o.dtype).tiny, out=do)  # an output that underflowed to 0 still has a finite loss
     xp.log(do, out=s)
@@ -191,7 +192,7 @@ def poisson(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array, s: Ar
     xp.multiply(do, w, out=do)
 
 
-@rowwise("z[], b[], t[], w -> y[], dz[], loss", scratch=1)
+@rowwise("z[], b[], t[], w -> y[], dz[], loss", source=SOURCE, scratch=1)
 def exp_poisson(xp: Any, z: Array, b: Array, t: Array, w: Array, y: Array, dz: Array, loss: Array, s: Array) -> None:
     """y = eᶻ, ℓ = Σ y − t z, ∂C/∂z = w (y − t)."""
     xp.add(z, b, out=y)
@@ -210,7 +211,7 @@ class Poisson(Loss):
     outputs, targets = (0.0, inf), (0.0, inf)
 
 
-@rowwise("o[], t[], w -> do[], loss", scratch=3)
+@rowwise("o[], t[], w -> do[], loss", source=SOURCE, scratch=3)
 def binary_cross_entropy(
     xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array, p: Array, q: Array, u: Array
 ) -> None:
@@ -233,7 +234,7 @@ def binary_cross_entropy(
     p.sum(axis=1, keepdims=True, out=loss)
 
 
-@rowwise("z[], b[], t[], w -> y[], dz[], loss", scratch=1)
+@rowwise("z[], b[], t[], w -> y[], dz[], loss", source=SOURCE, scratch=1)
 def sigmoid_cross_entropy(
     xp: Any, z: Array, b: Array, t: Array, w: Array, y: Array, dz: Array, loss: Array, s: Array
 ) -> None:
@@ -259,11 +260,15 @@ def sigmoid_cross_entropy(
 class BinaryCrossEntropy(Loss):
     """ℓ = −Σ t log o + (1 − t) log(1 − o), for targets and outputs between 0 and 1; also called log loss."""
 
-    kernel, fused, analytic = binary_cross_entropy, {Sigmoid: sigmoid_cross_entropy}, True
+    kernel, analytic = binary_cross_entropy, True
+    fused: ClassVar[dict[type[Activation], Kernel]] = {
+        Sigmoid: sigmoid_cross_entropy,
+        FastSigmoid: sigmoid_cross_entropy,
+    }
     outputs, targets = (0.0, 1.0), (0.0, 1.0)
 
 
-@rowwise("o[], t[], w -> do[], loss", scratch=1)
+@rowwise("o[], t[], w -> do[], loss", source=SOURCE, scratch=1)
 def cross_entropy(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array, s: Array) -> None:
     xp.maximum(o, xp.finfo(o.dtype).tiny, out=do)
     xp.log(do, out=s)
@@ -275,7 +280,7 @@ def cross_entropy(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array,
     xp.multiply(do, w, out=do)
 
 
-@rowwise("z[], b[], t[], w -> y[], dz[], loss", scratch=2)
+@rowwise("z[], b[], t[], w -> y[], dz[], loss", source=SOURCE, scratch=2)
 def softmax_cross_entropy(
     xp: Any, z: Array, b: Array, t: Array, w: Array, y: Array, dz: Array, loss: Array, s: Array, r: Array
 ) -> None:
@@ -307,4 +312,8 @@ class CrossEntropy(Loss):
 
 
 # What loss=None picks, by output activation; any other output gets squared_error.
-DEFAULTS: dict[str, type[Loss]] = {"softmax": CrossEntropy, "sigmoid": BinaryCrossEntropy}
+DEFAULTS: dict[str, type[Loss]] = {
+    "softmax": CrossEntropy,
+    "sigmoid": BinaryCrossEntropy,
+    "fast_sigmoid": BinaryCrossEntropy,
+}

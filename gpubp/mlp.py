@@ -322,7 +322,14 @@ class MLP:
             return self
 
     def __reduce__(self) -> Any:  # pickle and copy.deepcopy
-        return type(self)._restore, (self._state(), *self.get_parameters(), self.device)
+        return type(self)._reopened, (self._state(), *self.get_parameters(), self.device)
+
+    @classmethod
+    def _reopened(cls, state: dict[str, Any], weights: list[Any], biases: list[Any], device: str) -> Self:
+        try:
+            return cls._restore(state, weights, biases, device)
+        except DeviceError:  # pickled on a GPU, opened on a machine without
+            return cls._restore(state, weights, biases, "auto")
 
     def _state(self) -> dict[str, Any]:
         network = self._network

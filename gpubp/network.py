@@ -12,6 +12,7 @@ import numpy as np
 
 from gpubp.activations import bias_identity
 from gpubp.backends import Backend
+from gpubp.backends.base import OutOfMemoryError
 from gpubp.data.targets import Targets
 from gpubp.kernel import Array
 from gpubp.layers import COLUMN_KEY, ROW_KEY, Dense, Dropout, Parameters, Slot
@@ -87,11 +88,31 @@ class Network:
         batch = self._batches.get((rows, training))
         if batch is None:
             generation = self._workspace.generation
-            batch = self._cut(rows, training)
+            batch = self._cut_or_explain(rows, training)
             if self._workspace.generation != generation or len(self._batches) >= 16:
                 self._batches.clear()  # a buffer moved, or more sizes came by than are worth keeping
             self._batches[rows, training] = batch
         return batch
+
+    def _cut_or_explain(self, rows: int, training: bool) -> Batch:
+        try:
+            return self._cut(rows, training)
+        except OutOfMemoryError as error:
+            self._batches.clear()
+            self._workspace.buffers.clear()
+            each, free = self._row_bytes(training), self.backend.free_memory()
+            raise OutOfMemoryError(
+                f"{error}. A batch of {rows} rows takes {rows * each:,} bytes and {free:,} are free: "
+                f"the largest that fits has about {free // each} rows; give a smaller batch_size"
+            ) from None
+
+    def _row_bytes(self, training: bool) -> int:
+        """What a row of a batch takes on the device: what `_cut` takes for it, the row and its target."""
+        sizes, itemsize = self.structure.sizes, self.backend.itemsize(self.dtype)
+        saved = [width for dense, width in zip(self.layers, sizes[1:], strict=True) if dense.activation.saves == "z"]
+        dropped = [width for dropout, width in zip(self.dropouts, sizes, strict=False) if dropout] if training else []
+        deltas = 2 * max(sizes[1:])
+        return itemsize * (sum(sizes) + sum(saved) + sum(dropped) + deltas + 2 * sizes[-1] + 2)
 
     def _cut(self, rows: int, training: bool) -> Batch:
         take, widths = self._workspace.take, self.structure.sizes[1:]
@@ -214,7 +235,9 @@ class Network:
                 self.dropouts[layer],
             )
             if layer < len(self.layers) - 1:
-                dense.delta(self.backend, slot)
+                dense.delta(self.backend, slot, params.bias_grad)
+            elif params.bias_grad is not None:  # the delta is there already
+                self.backend.column_sum(slot.dz, params.bias_grad)
             dx = batch.layers[layer - 1].dy if layer else input_grad
             dense.backward(self.backend, params, batch.inputs[layer], slot.dz, dx)
             if dropout and step is not None and dx is not None and slot.dropout_keys is not None:

@@ -15,24 +15,26 @@ from gpubp.registry import Component
 if TYPE_CHECKING:
     from gpubp.backends.base import Backend
 
+SOURCE = "optimizers.cuh"
 
-@elementwise("g, w, decay -> g", scratch=1)
+
+@elementwise("g, w, decay -> g", source=SOURCE, scratch=1)
 def add_decay(xp: Any, g: Array, w: Array, decay: float, s: Array) -> None:
     xp.multiply(w, decay, out=s)
     xp.add(g, s, out=g)
 
 
-@elementwise("w, factor -> w")
+@elementwise("w, factor -> w", source=SOURCE)
 def scale_weights(xp: Any, w: Array, factor: float) -> None:
     xp.multiply(w, factor, out=w)
 
 
-@reduction("g -> total")
+@reduction("g -> total", source=SOURCE)
 def squared_norm(xp: Any, g: Array, total: Array) -> None:
     xp.dot(g, g, out=total)
 
 
-@elementwise("g, total, limit -> g")
+@elementwise("g, total, limit -> g", source=SOURCE)
 def clip_gradient(xp: Any, g: Array, total: Array, limit: float) -> None:
     """g · min(1, limit / √total)."""
     xp.multiply(g, xp.minimum(limit / xp.sqrt(xp.maximum(total, xp.finfo(g.dtype).tiny)), 1), out=g)
@@ -101,13 +103,13 @@ class Optimizer(Component):
         raise NotImplementedError
 
 
-@elementwise("p, g, rate -> p", scratch=1)
+@elementwise("p, g, rate -> p", source=SOURCE, scratch=1)
 def sgd(xp: Any, p: Array, g: Array, rate: float, s: Array) -> None:
     xp.multiply(g, rate, out=s)
     xp.subtract(p, s, out=p)
 
 
-@elementwise("p, v, g, rate, momentum -> p, v", scratch=1)
+@elementwise("p, v, g, rate, momentum -> p, v", source=SOURCE, scratch=1)
 def sgd_momentum(xp: Any, p: Array, v: Array, g: Array, rate: float, momentum: float, s: Array) -> None:
     xp.multiply(v, momentum, out=v)
     xp.add(v, g, out=v)
@@ -115,7 +117,7 @@ def sgd_momentum(xp: Any, p: Array, v: Array, g: Array, rate: float, momentum: f
     xp.subtract(p, s, out=p)
 
 
-@elementwise("p, v, g, rate, momentum -> p, v", scratch=1)
+@elementwise("p, v, g, rate, momentum -> p, v", source=SOURCE, scratch=1)
 def sgd_nesterov(xp: Any, p: Array, v: Array, g: Array, rate: float, momentum: float, s: Array) -> None:
     xp.multiply(v, momentum, out=v)
     xp.add(v, g, out=v)
@@ -145,7 +147,7 @@ class SGD(Optimizer):
             backend.run(sgd, parameters, gradients, rate)
 
 
-@elementwise("p, v, g, rate, keep, epsilon -> p, v", scratch=1)
+@elementwise("p, v, g, rate, keep, epsilon -> p, v", source=SOURCE, scratch=1)
 def rmsprop(xp: Any, p: Array, v: Array, g: Array, rate: float, keep: float, epsilon: float, s: Array) -> None:
     xp.multiply(v, keep, out=v)
     xp.multiply(g, g, out=s)
@@ -179,7 +181,7 @@ class RMSprop(Optimizer):
         backend.run(rmsprop, parameters, self.state["v"], gradients, rate, self.alpha, self.epsilon)
 
 
-@elementwise("p, v, g, rate, epsilon -> p, v", scratch=1)
+@elementwise("p, v, g, rate, epsilon -> p, v", source=SOURCE, scratch=1)
 def adagrad(xp: Any, p: Array, v: Array, g: Array, rate: float, epsilon: float, s: Array) -> None:
     xp.multiply(g, g, out=s)
     xp.add(v, s, out=v)
@@ -199,7 +201,7 @@ class Adagrad(Optimizer):
         backend.run(adagrad, parameters, self.state["v"], gradients, rate, self.epsilon)
 
 
-@elementwise("p, m, v, g, rate, beta1, beta2, epsilon, root -> p, m, v", scratch=1)
+@elementwise("p, m, v, g, rate, beta1, beta2, epsilon, root -> p, m, v", source=SOURCE, scratch=1)
 def adam(
     xp: Any,
     p: Array,

@@ -11,11 +11,21 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
-from gpubp.backends.cupy import why_not
+from gpubp.backends.detection import why_not
 
 
 def no_compiler() -> str | None:
     return None if shutil.which("g++") else "g++ is not on the PATH"
+
+
+def no_cuda_toolchain() -> str | None:
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError) as error:  # a missing libnvrtc raises a RuntimeError
+        return f"the extra cuda-check is not installed ({error})"
+    return None
 
 
 def no_gpu() -> str | None:
@@ -25,6 +35,7 @@ def no_gpu() -> str | None:
 # By marker: why its tests cannot run here, and the variable that makes that a failure, so that CI skips no proof.
 NEEDS: dict[str, tuple[Callable[[], str | None], str]] = {
     "toolchain": (no_compiler, "GPUBP_REQUIRE_TOOLCHAIN"),
+    "cuda_toolchain": (no_cuda_toolchain, "GPUBP_REQUIRE_TOOLCHAIN"),
     "gpu": (no_gpu, "GPUBP_REQUIRE_GPU"),
 }
 

@@ -43,7 +43,7 @@ BACKPROP = {"loss", "sample_losses", "outputs", "input_grad", "activations", "zs
 BACKPROP |= {"weight_grads", "bias_grads"}
 COMPONENTS = {
     "Activation": {
-        *("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu"),
+        *("identity", "sigmoid", "fast_sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu"),
         *("softplus", "silu", "gelu", "exp", "softmax"),
     },
     "Loss": {

@@ -19,7 +19,7 @@ from trained import in_a_terminal
 import gpubp
 from gpubp.cli import main
 
-COMMANDS = ["train", "evaluate", "predict", "export", "devices"]
+COMMANDS = ["train", "evaluate", "predict", "export", "bench", "devices"]
 QUICK = ["--epochs", "2", "--device", "cpu"]
 NO_GPU = pytest.mark.skipif(gpubp.get_backend("auto").fallback is None, reason="a GPU is here")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -84,7 +84,6 @@ def test_json_is_one_object(model: Path) -> None:
     evaluated = json.loads(gpubp_("evaluate", trained["model"], "digits", "--json").stdout)
     assert evaluated["loss"] == pytest.approx(trained["loss"])
     assert (evaluated["accuracy"], evaluated["samples"]) == (trained["accuracy"], trained["samples"])
-    assert json.loads(gpubp_("devices", "--json").stdout) == {"devices": gpubp.devices()}
 
 
 def test_quiet_is_silent_on_stderr() -> None:
@@ -232,15 +231,6 @@ def test_help() -> None:
     for option in ("--device", "--seed", "--json", "-q, --quiet", "-v, --verbose", "--batch-size", "--patience"):
         assert option in gpubp_("train", "--help").stdout
     assert gpubp_("--version").stdout.split()[-1] == gpubp.__version__
-
-
-def test_devices() -> None:
-    lines = gpubp_("devices").stdout.splitlines()
-    assert len(lines) == len(gpubp.devices())
-    assert re.match(r"cpu +available: .*NumPy", lines[0])
-    for row, line in zip(gpubp.devices(), lines, strict=True):
-        assert line.startswith(row["device"])
-        assert row.get("reason", "") in line
 
 
 def test_as_a_module_and_without_escape_codes(tmp_path: Path) -> None:

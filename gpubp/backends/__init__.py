@@ -1,9 +1,11 @@
 """Devices: which are here, and a backend for the one asked for."""
 
 import re
+from typing import Any
 
+from gpubp.backends import detection
 from gpubp.backends.base import Backend
-from gpubp.backends.cupy import CupyBackend, why_not
+from gpubp.backends.cupy import CupyBackend
 from gpubp.backends.numpy import NumpyBackend
 from gpubp.errors import DataError, DeviceError
 
@@ -26,7 +28,7 @@ def get_backend(device: str = "auto") -> Backend:
     if device == "cpu":
         return NumpyBackend()
     index = int((known[1] or ":0")[1:])
-    reason = why_not(index)
+    reason = detection.why_not(index)
     if reason is None:
         return CupyBackend(index)
     if device == "auto":
@@ -34,13 +36,13 @@ def get_backend(device: str = "auto") -> Backend:
     raise DeviceError(f"device={device!r} is not available: {reason}. Use device='cpu' or 'auto' to run on the CPU")
 
 
-def devices() -> list[dict[str, str]]:
+def devices() -> list[dict[str, Any]]:
     """What can be computed on: a row for the CPU and one for each GPU, or for why there is none."""
     rows = [NumpyBackend().describe()]
-    index = 0
-    while (reason := why_not(index)) is None:
-        rows.append(CupyBackend(index).describe())
-        index += 1
-    if index == 0:
-        rows.append({"device": "cuda", "available": "no", "reason": reason})
+    found = detection.count()
+    for index in range(max(1, found)):
+        if (reason := detection.why_not(index)) is None:
+            rows.append(CupyBackend(index).describe())
+        else:
+            rows.append({"device": f"cuda:{index}" if found else "cuda", "available": "no", "reason": reason})
     return rows

@@ -1,13 +1,19 @@
 """What a device must be able to do: about a dozen operations, each written into an array that the caller gives."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from gpubp.errors import DeviceError
 from gpubp.kernel import Array, Kernel
 from gpubp.memory import Scratch
+
+
+class OutOfMemoryError(DeviceError):
+    """The device has no room for what was asked of it."""
 
 
 class Backend(ABC):
@@ -25,8 +31,8 @@ class Backend(ABC):
         self.scratch = Scratch(self)
 
     @abstractmethod
-    def describe(self) -> dict[str, str]:
-        """What `gpubp devices` shows: device, available, name, library."""
+    def describe(self) -> dict[str, Any]:
+        """What `gpubp devices` shows: device, available, name, library and more."""
 
     def itemsize(self, dtype: Any) -> int:
         return int(np.dtype(dtype).itemsize)
@@ -68,6 +74,19 @@ class Backend(ABC):
         return out
 
     @abstractmethod
+    def free_memory(self) -> int:
+        """Bytes that arrays may still take."""
+
+    def holds(self, nbytes: int) -> bool:
+        """Whether a data set of this size may lie on the device as a whole."""
+        return True
+
+    def uploaded(self, batches: Iterable[list[Any]], dtype: Any) -> Iterator[list[Array]]:
+        """Batches of host arrays as device arrays of this dtype; each batch holds until the next is asked for."""
+        for batch in batches:
+            yield [self.asarray(values, dtype) for values in batch]
+
+    @abstractmethod
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """out ← a b, where `out` is C-contiguous and overlaps neither; transposed views go as flags, never copied."""
 
@@ -86,6 +105,11 @@ class Backend(ABC):
     @abstractmethod
     def run(self, kernel: Kernel, *args: Any) -> None:
         """Launch a kernel on its arguments, in the order of its declaration."""
+
+    def run_with_column_sum(self, kernel: Kernel, *args: Any, sums: Array) -> None:
+        """Launch a kernel and sums[j] ← Σ_i of its last argument, which it writes: the delta and the bias gradient."""
+        self.run(kernel, *args)
+        self.column_sum(args[-1], sums)
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -1,69 +1,67 @@
-"""CUDA GPUs through CuPy: the plain route, right first.
+"""CUDA GPUs through CuPy: arrays and matrix products are CuPy's, kernels with a device function are compiled templates.
 
-This is the only module that imports CuPy, and it does so only when a GPU is asked for. An elementwise kernel with a
-device function in `kernels/` becomes a `cupy.ElementwiseKernel` with that file as its preamble; any other kernel runs
-its NumPy body on CuPy arrays.
+What has no device function runs its NumPy body on CuPy arrays or, where it is declared with a line of CUDA, as a
+`cupy.ElementwiseKernel`. `CupyBackend(index, tuned=False)` runs everything that way: slower, and easy to read.
 """
 
-import functools
-import importlib
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from gpubp.backends.base import Backend
-from gpubp.kernel import Array, Kernel
+from gpubp.backends.base import Backend, OutOfMemoryError
+from gpubp.backends.cubins import cubins_of
+from gpubp.backends.detection import cupy, facts
+from gpubp.backends.launches import Launcher, UnsuitableError
+from gpubp.backends.uploads import uploaded
+from gpubp.errors import DeviceError
+from gpubp.kernel import SOURCES, Array, Kernel
 
-INSTALL = "pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a driver older than CUDA 13, brings all it needs"
-
-
-@functools.cache
-def why_not(index: int = 0) -> str | None:
-    """Why this GPU cannot be used, with what would mend it; None if it can.
-
-    To know, it runs one kernel and one matrix product.
-    """
-    try:
-        cupy = importlib.import_module("cupy")
-    except ImportError as error:
-        trouble = "not installed" if isinstance(error, ModuleNotFoundError) else f"broken ({error})"
-        return f"CuPy is {trouble}; {INSTALL}"
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"no CUDA driver or device was found ({error}); install an NVIDIA driver"
-    if index >= count:
-        return f"this machine has {count} CUDA device{'s' * (count != 1)}, cuda:{index} is not among them"
-    try:
-        with cupy.cuda.Device(index):
-            a = cupy.ones((2, 2), "float32")
-            works = float((a @ (a + 1)).sum()) == 16.0
-    except (RuntimeError, ImportError, OSError) as error:  # what a missing NVRTC or cuBLAS, or an old driver, raises
-        return f"CuPy cannot run on cuda:{index} ({type(error).__name__}: {error}); {INSTALL}"
-    return None if works else f"cuda:{index} gave a wrong matrix product; check the driver and CuPy's installation"
+ROOM = 0.8  # the share of free memory that a data set may take; the rest is for parameters and batches
 
 
 class CupyBackend(Backend):
     """One CUDA device."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, tuned: bool = True) -> None:
         super().__init__()
-        self.xp = importlib.import_module("cupy")
+        self.xp = cupy()
         self.name = f"cuda:{index}"
         self._device = self.xp.cuda.Device(index)
-        self._compiled: dict[str, Any] = {}
+        self._tuned = tuned
+        self._launcher = Launcher(self.xp, cubins_of(self.xp, index))
+        self._elementwise: dict[Kernel, Any] = {}
 
-    def describe(self) -> dict[str, str]:
-        properties = self.xp.cuda.runtime.getDeviceProperties(self._device.id)
-        return {
-            "device": self.name,
-            "available": "yes",
-            "name": properties["name"].decode(),
-            "library": f"CuPy {self.xp.__version__}",
-        }
+    def describe(self) -> dict[str, Any]:
+        return {"device": self.name, "available": "yes", **facts(self._device.id)}
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        with self._device:
+            try:
+                yield
+            except self.xp.cuda.memory.OutOfMemoryError as error:
+                raise self._no_room(error) from None
+
+    def _no_room(self, error: Exception) -> OutOfMemoryError:
+        return OutOfMemoryError(f"{self.name} has too little memory: {str(error).rstrip('.')}")
 
     def active(self) -> AbstractContextManager[Any]:
-        device: AbstractContextManager[Any] = self._device
-        return device
+        return self._session()
+
+    def free_memory(self) -> int:
+        """Bytes that arrays may still take: what the device has left and what CuPy's pool holds unused."""
+        with self._device:
+            free: int = self._device.mem_info[0] + self.xp.get_default_memory_pool().free_bytes()
+            return free
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        try:
+            return super().empty(shape, dtype)
+        except self.xp.cuda.memory.OutOfMemoryError as error:
+            raise self._no_room(error) from None
+
+    def holds(self, nbytes: int) -> bool:
+        return nbytes <= ROOM * self.free_memory()
 
     def asarray(self, a: Any, dtype: Any) -> Array:
         return self.xp.ascontiguousarray(self.xp.asarray(a, dtype))
@@ -71,32 +69,60 @@ class CupyBackend(Backend):
     def to_numpy(self, a: Array) -> Any:
         return self.xp.asnumpy(a)
 
+    def uploaded(self, batches: Iterable[list[Any]], dtype: Any) -> Iterator[list[Array]]:
+        return uploaded(self.xp, batches, dtype)
+
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         self.xp.matmul(a, b, out=out)
 
     def column_sum(self, a: Array, out: Array) -> None:
-        self.xp.sum(a, axis=0, out=out)
+        if not self._launched(self._launcher.run_with_column_sum, None, (a,), out):
+            self.xp.sum(a, axis=0, out=out)
 
     def gather(self, a: Array, rows: Array, out: Array) -> None:
-        self.xp.take(a, rows, axis=0, out=out)
+        if not self._launched(self._launcher.gather, a, rows, out):
+            self.xp.take(a, rows, axis=0, out=out)
 
     def one_hot(self, labels: Array, out: Array) -> None:
-        out[...] = labels[:, None] == self.xp.arange(out.shape[1])
+        if not self._launched(self._launcher.one_hot, labels, out):
+            out[...] = labels[:, None] == self.xp.arange(out.shape[1])
 
     def run(self, kernel: Kernel, *args: Any) -> None:
-        if kernel.kind == "elementwise" and kernel.source is not None:
-            named = dict(zip(kernel.arguments, args, strict=True))
-            self._elementwise(kernel)(
-                *(named[name] for name in pure_reads(kernel)), *(named[name] for name in kernel.writes)
-            )
-        else:
+        if kernel.source is None or not self._launched(self._launcher.run, kernel, args):
+            self._run_plainly(kernel, args)
+
+    def run_with_column_sum(self, kernel: Kernel, *args: Any, sums: Array) -> None:
+        launch = self._launcher.run_with_column_sum
+        if kernel.source is None or not self._launched(launch, kernel, args, sums):
+            super().run_with_column_sum(kernel, *args, sums=sums)
+
+    def _launched(self, launch: Callable[..., None], *args: Any) -> bool:
+        """Whether a template did it."""
+        if not self._tuned:
+            return False
+        try:
+            launch(*args)
+        except UnsuitableError:
+            return False
+        return True
+
+    def _run_plainly(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
+        """Through a `cupy.ElementwiseKernel` where the kernel is one element's work in CUDA, else by the NumPy body."""
+        if kernel.kind != "elementwise" or (kernel.source is None and kernel.cuda is None):
             like = args[kernel.shaped_like]
             kernel.body(self.xp, *args, *self.scratch.take(kernel.scratch, like))
+            return
+        named = dict(zip(kernel.arguments, args, strict=True))
+        try:
+            self._compiled(kernel, named)(*(named[name] for name in (*pure_reads(kernel), *kernel.writes)))
+        except self.xp.cuda.compiler.CompileException as error:
+            raise DeviceError(f"kernel {kernel.name!r} does not compile:\n{error}") from None
 
-    def _elementwise(self, kernel: Kernel) -> Any:
-        if kernel.name not in self._compiled:
-            self._compiled[kernel.name] = self.xp.ElementwiseKernel(**declaration(kernel))
-        return self._compiled[kernel.name]
+    def _compiled(self, kernel: Kernel, named: dict[str, Any]) -> Any:
+        if kernel not in self._elementwise:
+            whole = {name for name, value in named.items() if getattr(value, "dtype", None) == "uint32"}
+            self._elementwise[kernel] = self.xp.ElementwiseKernel(**declaration(kernel, whole))
+        return self._elementwise[kernel]
 
     def synchronize(self) -> None:
         self._device.synchronize()
@@ -107,12 +133,17 @@ def pure_reads(kernel: Kernel) -> tuple[str, ...]:
     return tuple(name for name in kernel.reads if name not in kernel.writes)
 
 
-def declaration(kernel: Kernel) -> dict[str, str]:
-    """The arguments of `cupy.ElementwiseKernel`: the device function as preamble, and a body that is one call of it."""
+def declaration(kernel: Kernel, whole: Collection[str] = ()) -> dict[str, Any]:
+    """The arguments of `cupy.ElementwiseKernel`: the line of CUDA, or a call of the device function.
+
+    `whole` names the arguments that are uint32.
+    """
+    types = {name: "uint32" if name in whole else "T" for name in kernel.arguments}
     return {
-        "in_params": ", ".join(f"T {name}" for name in pure_reads(kernel)),
-        "out_params": ", ".join(f"T {name}" for name in kernel.writes),
-        "operation": f"{kernel.name}({', '.join(kernel.arguments)})",
+        "in_params": ", ".join(f"{types[name]} {name}" for name in pure_reads(kernel)),
+        "out_params": ", ".join(f"{types[name]} {name}" for name in kernel.writes),
+        "operation": kernel.cuda or f"{kernel.name}<T>({', '.join(kernel.arguments)})",
         "name": f"gpubp_{kernel.name}",
-        "preamble": kernel.code,
+        "preamble": f'#include "{kernel.source}"' if kernel.source else "",
+        "options": ("-std=c++17", f"-I{SOURCES}"),
     }

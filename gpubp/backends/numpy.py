@@ -1,13 +1,14 @@
 """The CPU: NumPy and its BLAS. In float64 it is the truth that every other backend is measured against."""
 
-import platform
+import os
 from contextlib import AbstractContextManager
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from gpubp.backends.base import Backend
+from gpubp import processor
+from gpubp.backends.base import Backend, OutOfMemoryError
 from gpubp.kernel import Array, Kernel
 
 # A kernel body is a chain of whole-array operations; on blocks of this many elements the chain stays in a cache of
@@ -45,9 +46,8 @@ class NumpyBackend(Backend):
         self._row_starts = np.empty(0, np.int64)  # 0, width, 2 width, ...: kept, so that a warm step allocates nothing
         self._row_width = 0
 
-    def describe(self) -> dict[str, str]:
-        name = platform.processor() or platform.machine()
-        return {"device": "cpu", "available": "yes", "name": name, "library": f"NumPy {np.__version__}"}
+    def describe(self) -> dict[str, Any]:
+        return {"device": "cpu", "available": "yes", **processor.facts()}
 
     def active(self) -> AbstractContextManager[Any]:
         return Quiet(all="ignore")
@@ -56,9 +56,15 @@ class NumpyBackend(Backend):
         if not shape:
             return np.empty(shape, dtype)
         size = prod(shape) * self.itemsize(dtype)
-        memory = np.empty(size + ALIGNMENT, np.uint8)
+        try:
+            memory = np.empty(size + ALIGNMENT, np.uint8)
+        except MemoryError:
+            raise OutOfMemoryError(f"{size:,} bytes cannot be had") from None
         start = -memory.ctypes.data % ALIGNMENT
         return memory[start : start + size].view(dtype).reshape(shape)
+
+    def free_memory(self) -> int:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         out = self.empty(shape, dtype)

@@ -1,4 +1,4 @@
-"""The command line: `gpubp train`, `evaluate`, `predict`, `export`, `devices`.
+"""The command line: `gpubp train`, `evaluate`, `predict`, `export`, `bench`, `devices`.
 
 Results go to stdout, progress to stderr, and errors to an exit code.
 """
@@ -24,7 +24,7 @@ class Group(click.Group):
     """A group whose commands' modules are imported only when they run, and whose errors become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["train", "evaluate", "predict", "export", "devices"]
+        return ["train", "evaluate", "predict", "export", "bench", "devices"]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         from importlib import import_module
@@ -92,6 +92,7 @@ def main() -> None:
     gpubp evaluate MODEL DATA   score a saved model on rows that it has not seen
     gpubp predict MODEL DATA    its decisions on new rows
     gpubp export MODEL -o FILE  the model for ONNX or NumPy
+    gpubp bench                 how fast a network trains here, beside PyTorch and others
     gpubp devices               what can be computed on here, and why not on more
 
     Exit codes: 0 ok, 1 failure, 2 usage, 3 the device asked for is not there, 4 bad data, 5 a score that --min or --max

@@ -87,9 +87,11 @@ def as_matrix(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Ar
 
 
 def as_rows(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Array:
-    """Like `as_matrix`; but Rows, and memory maps too large for memory, stay where they are, as DeviceRows."""
-    if isinstance(a, np.memmap) and a.ndim == 2 and a.dtype.kind in "fiub" and too_large(a.shape, dtype=dtype):
-        a = Rows(a)
+    """Like `as_matrix`; but Rows, what is too large for memory or the device stays where it is, as DeviceRows."""
+    if isinstance(a, np.ndarray) and a.ndim == 2 and a.dtype.kind in "fiub":
+        mapped = isinstance(a, np.memmap) and too_large(a.shape, dtype=dtype)
+        if mapped or not backend.holds(a.size * backend.itemsize(dtype)):
+            a = Rows(a)
     if not isinstance(a, Rows):
         return as_matrix(name, a, backend, dtype, width)
     if a.shape[1] != width:
@@ -109,7 +111,11 @@ class DeviceRows:
         return len(self.rows)
 
     def __getitem__(self, rows: Any) -> Array:
-        return self.backend.asarray(self.rows[rows], self.dtype)
+        return self.backend.asarray(self.read(rows), self.dtype)
+
+    def read(self, rows: Any) -> Any:
+        """These rows on the host."""
+        return self.rows[rows]
 
     def select(self, index: Any) -> "DeviceRows":
         return DeviceRows(self.rows.select(index), self.backend, self.dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from inspect import Parameter, signature
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -28,32 +29,44 @@ class ArrayBatches:
         self.backend, self.rows, self.size, self.seed = backend, len(x), min(size, len(x)), seed
         self.shuffle = shuffle and self.size < self.rows
         self.weighted = weights is not None
-        # One buffer for each column, filled anew for every batch.
-        self.buffers = (
-            [backend.empty((self.size, *column.shape[1:]), column.dtype) for column in self.columns]
-            if self.shuffle
-            else []
-        )
+        self.streamed = [column for column in self.columns if isinstance(column, DeviceRows)]
+        # One buffer for each column on the device, filled anew for every batch.
+        self.buffers = {
+            place: backend.empty((self.size, *column.shape[1:]), column.dtype)
+            for place, column in enumerate(self.columns)
+            if self.shuffle and not isinstance(column, DeviceRows)
+        }
 
     def __len__(self) -> int:
         return -(-self.rows // self.size)
 
     def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
-        if self.shuffle:
-            host_order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows)
-            order = self.backend.asarray(host_order, "int64")
-        for start in range(0, self.rows, self.size):
-            stop = min(start + self.size, self.rows)
-            if self.shuffle:
-                batch = [buffer[: stop - start] for buffer in self.buffers]
-                for column, out in zip(self.columns, batch, strict=True):
-                    if isinstance(column, DeviceRows):
-                        self.backend.copy(column[host_order[start:stop]], out)
-                    else:
-                        self.backend.gather(column, order[start:stop], out)
-            else:
-                batch = [column[start:stop] for column in self.columns]
+        host_order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows) if self.shuffle else None
+        order = None if host_order is None else self.backend.asarray(host_order, "int64")
+        starts = range(0, self.rows, self.size)
+        parts = [slice(start, min(start + self.size, self.rows)) for start in starts]
+        arrivals = self._arrivals(parts if host_order is None else [host_order[part] for part in parts])
+        for part, arrived in zip(parts, arrivals, strict=False):
+            batch = [
+                arrived.pop(0) if isinstance(column, DeviceRows) else self._chosen(place, part, order)
+                for place, column in enumerate(self.columns)
+            ]
             yield batch[0], batch[1], batch[2] if self.weighted else None
+
+    def _arrivals(self, choices: list[Any]) -> Iterator[list[Array]]:
+        """For each batch what of it comes from the host, which is read while the device computes on the one before."""
+        if not self.streamed:
+            return repeat([])
+        reads = ([column.read(rows) for column in self.streamed] for rows in choices)
+        return self.backend.uploaded(reads, self.streamed[0].dtype)
+
+    def _chosen(self, place: int, part: slice, order: Array | None) -> Array:
+        if order is None:
+            return self.columns[place][part]
+        rows = order[part]
+        out = self.buffers[place][: len(rows)]
+        self.backend.gather(self.columns[place], rows, out)
+        return out
 
 
 class StreamBatches:

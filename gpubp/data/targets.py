@@ -29,7 +29,7 @@ class Targets:
         self.loss = structure.loss
         output = structure.activations[-1].name
         self.task: Task = "classes" if output == "softmax" else "values"
-        if output == "sigmoid":
+        if output in ("sigmoid", "fast_sigmoid"):
             self.task = "binary" if self.outputs == 1 else "labels"
 
     def encode(self, y: Any, rows: int, backend: Backend) -> Array:

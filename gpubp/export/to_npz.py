@@ -28,6 +28,10 @@ from gpubp.errors import GpubpError
 from gpubp.export.pipeline import Answers, Pipeline
 
 
+def _sigmoid(z: Any) -> Any:
+    return 1 / (1 + np.exp(-z))
+
+
 def _softmax(z: Any) -> Any:
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
@@ -35,7 +39,8 @@ def _softmax(z: Any) -> Any:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "identity": lambda z: z,
-    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "sigmoid": _sigmoid,
+    "fast_sigmoid": _sigmoid,
     "tanh": np.tanh,
     "relu": lambda z: np.maximum(z, 0),
     "leaky_relu": lambda z, slope: np.where(z > 0, z, slope * z),

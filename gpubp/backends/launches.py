@@ -1,0 +1,201 @@
+"""Launches of the templates in `kernels/` on CuPy arrays: which instance, how many blocks, which arguments."""
+
+from typing import Any
+
+import numpy as np
+
+from gpubp.backends.cubins import Cubins
+from gpubp.backends.sources import THREADS, Launch, RowLaunch
+from gpubp.kernel import Array, Kernel
+
+MOST_BLOCKS = 4096  # more would only queue; every template goes round with its grid
+WIDE = 1024  # columns from which a row is given to a whole block
+BLOCK_ROWS = 64  # the fewest rows whose column sums are worth a block of their own
+MOST_SUMS = 1024  # blocks over the columns of a matrix
+TERMS = 16  # accesses of a thread that are worth another block of a total
+WORDS = {16: "Pack<unsigned, 4>", 8: "Pack<unsigned, 2>", 4: "unsigned", 1: "unsigned char"}  # by bytes
+TYPES = {"f": "float", "d": "double", "I": "unsigned"}
+FLOATS = ("f", "d")
+
+
+class UnsuitableError(Exception):
+    """These arguments are not what a template can take: the kernel's body has to do."""
+
+
+class Launcher:
+    """Runs declared kernels that have a device function, and the operations that need no kernel, on one device."""
+
+    def __init__(self, cupy: Any, cubins: Cubins) -> None:
+        self._cupy, self._cubins = cupy, cubins
+        self._partial: dict[Any, Array] = {}  # by dtype: the blocks' sums on their way to one
+
+    def run(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
+        """Launch the kernel's template; UnsuitableError, with nothing launched, where it cannot take the arguments."""
+        like = args[kernel.shaped_like]
+        parameters, values = self._bound(kernel, args, like)
+        rows, width = matrix(like)
+        if kernel.kind == "reduction":
+            self._total(kernel, parameters[:-1], values[:-1], like, args[-1])
+        elif like.size == 0:
+            return
+        elif kernel.kind == "rowwise":
+            lanes = THREADS if width > WIDE else power_of_two(min(width, 32))
+            launch = launch_of("rowwise", kernel, like, lanes, parameters)
+            self._start(launch, (blocks(rows * lanes),), (THREADS,), (rows, width), *values)
+        else:
+            wide = widest(like, values)
+            launch = launch_of("elementwise", kernel, like, wide, parameters)
+            self._start(launch, (blocks(-(-like.size // wide)),), (THREADS,), (like.size, width), *values)
+
+    def run_with_column_sum(self, kernel: Kernel | None, args: tuple[Any, ...], sums: Array) -> None:
+        """Launch an elementwise kernel, and sums[j] ← Σ_i of its last argument in the same pass; None only sums."""
+        last = args[-1]
+        rows, width = matrix(last)
+        parameters, values = self._bound(kernel, args, last) if kernel else (self._summed(last), [last])
+        wide = widest(last, args)
+        while width % wide:
+            wide //= 2
+        across = power_of_two(min(-(-width // wide), 32))
+        columns = -(-width // (wide * across))
+        # The order of summation depends on the shape alone, so that it is the same on every device.
+        block_rows = max(BLOCK_ROWS, -(-rows // max(1, MOST_SUMS // columns)))
+        down = max(1, -(-rows // block_rows))
+        out = sums if down == 1 else self._room(down * width, last.dtype)
+        launch = launch_of("columns", kernel, last, wide, parameters)
+        block = (across, THREADS // across)
+        self._start(launch, (columns, down), block, (rows, width, block_rows), out, *values)
+        if down > 1:
+            partial = out[: down * width]
+            launch = launch_of("columns", None, partial, 1, self._summed(partial))
+            across = power_of_two(min(width, 32))
+            block = (across, THREADS // across)
+            self._start(launch, (-(-width // across), 1), block, (down, width, down), sums, partial)
+
+    def _total(
+        self, kernel: Kernel, parameters: list[tuple[str, str]], values: list[Any], like: Array, total: Array
+    ) -> None:
+        """Σ in two launches, each block's total and the total of those; one does where a block has enough to do."""
+        wide = widest(like, values)
+        count = blocks(-(-like.size // (wide * TERMS)))
+        out = total if count == 1 else self._room(count, like.dtype)
+        launch = launch_of("reduction", kernel, like, wide, parameters)
+        self._start(launch, (count,), (THREADS,), (like.size, like.size), out, *values)
+        if count > 1:
+            launch = launch_of("reduction", None, like, 1, self._summed(out))
+            self._start(launch, (1,), (THREADS,), (count, count), total, out)
+
+    def gather(self, a: Array, rows: Array, out: Array) -> None:
+        """out[i] ← a[rows[i]]."""
+        contiguous(a, rows, out)
+        if out.size:
+            row_bytes = out.nbytes // len(out)
+            word = next(size for size in WORDS if row_bytes % size == 0 and aligned((a, out), size))
+            words = row_bytes // word
+            launch = RowLaunch("gather", WORDS[word])
+            self._start(launch, (blocks(len(out) * words),), (THREADS,), (len(out), words), a, rows, out)
+
+    def one_hot(self, labels: Array, out: Array) -> None:
+        """out[i, k] ← 1 where k = labels[i], else 0."""
+        contiguous(labels, out)
+        if out.size:
+            launch = RowLaunch("one_hot", TYPES[out.dtype.char])
+            self._start(launch, (blocks(out.size),), (THREADS,), out.shape, labels, out)
+
+    def _start(
+        self,
+        launch: Launch | RowLaunch,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        numbers: tuple[int, ...],
+        *values: Any,
+    ) -> None:
+        self._cubins.function(launch)(grid, block, (*map(np.int64, numbers), *values))
+
+    def _room(self, size: int, dtype: Any) -> Array:
+        room = self._partial.get(dtype)
+        if room is None or room.size < size:
+            room = self._partial[dtype] = self._cupy.empty((size,), dtype)
+        return room
+
+    # -- how an argument reaches the device function -------------------------------------------------------------------
+
+    def _bound(self, kernel: Kernel, args: tuple[Any, ...], like: Array) -> tuple[list[tuple[str, str]], list[Any]]:
+        """The (type, name) of each parameter, and what is passed for it."""
+        if like.dtype.char not in FLOATS:
+            raise UnsuitableError
+        parameters, values = [], []
+        for name, arg in zip(kernel.arguments, args, strict=True):
+            if isinstance(arg, self._cupy.ndarray):
+                kind = self._type(way(kernel, name, arg, like), arg, like)
+            else:
+                arg = arg if isinstance(arg, np.uint32) else like.dtype.type(arg)
+                kind = f"Value<{TYPES[arg.dtype.char]}>"
+            parameters.append((kind, name))
+            values.append(arg)
+        return parameters, values
+
+    def _summed(self, a: Array) -> list[tuple[str, str]]:
+        """The parameter of a launch without a device function."""
+        return [(self._type("In", a, a), "a")]
+
+    def _type(self, kind: str, arg: Array, like: Array) -> str:
+        contiguous(arg)
+        if arg.dtype != like.dtype and arg.dtype.char != "I":
+            raise UnsuitableError
+        return f"{kind}<{TYPES[arg.dtype.char]}>"
+
+
+def launch_of(
+    template: str, kernel: Kernel | None, like: Array, width: int, parameters: list[tuple[str, str]]
+) -> Launch:
+    name, source = (kernel.name, kernel.source) if kernel else (None, None)
+    return Launch(template, name, source, TYPES[like.dtype.char], width, tuple(parameters))
+
+
+def way(kernel: Kernel, name: str, arg: Array, like: Array) -> str:
+    """Which of the types in `kernels/arguments.cuh` an array is to its kernel."""
+    written = name in kernel.writes
+    if kernel.kind == "reduction" and written:
+        return "Out"
+    rows, width = matrix(like)
+    by_row = kernel.kind == "rowwise" and name not in kernel.rows  # one value a row, even where a row is one value
+    if arg.shape == like.shape and not by_row:
+        return "InOut" if written and name in kernel.reads else "Out" if written else "In"
+    if arg.shape == (rows, 1):
+        return "ColumnOut" if written else "Column"
+    if written:
+        raise UnsuitableError
+    if arg.ndim == 0:
+        return "Scalar"
+    if arg.shape in ((width,), (1, width)):
+        return "Row"
+    raise UnsuitableError
+
+
+def contiguous(*arrays: Array) -> None:
+    if not all(a.flags.c_contiguous for a in arrays):
+        raise UnsuitableError
+
+
+def matrix(a: Array) -> tuple[int, int]:
+    """(rows, width) of an array; a vector is one row."""
+    return (a.shape[0], a.shape[1]) if a.ndim == 2 else (1, a.size)
+
+
+def blocks(threads: int) -> int:
+    return max(1, min(-(-threads // THREADS), MOST_BLOCKS))
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is not smaller."""
+    return 1 << max(0, count - 1).bit_length()
+
+
+def widest(like: Array, values: Any) -> int:
+    """How many elements one access moves: 16 bytes, or one element where an array begins elsewhere."""
+    arrays = [value for value in values if not isinstance(value, np.generic | float)]
+    return 16 // like.dtype.itemsize if aligned(arrays) else 1
+
+
+def aligned(arrays: Any, size: int = 16) -> bool:
+    return all(a.data.ptr % size == 0 for a in arrays)

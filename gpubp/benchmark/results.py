@@ -1,0 +1,91 @@
+"""What a benchmark found, as plain data: a row for each contender, device and batch size, and where a GPU pays."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gpubp.benchmark.race import Outcome
+from gpubp.benchmark.timing import quartiles
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contender on one device at one batch size."""
+
+    batch: int
+    device: str
+    contender: str
+    samples_per_second: float  # the median over the rounds
+    low: float  # its quartiles
+    high: float
+    share_of_gemms: float | None  # of the rate of the products alone
+    times_gpubp: float | None  # a step's time as a multiple of gpubp's, on the same device
+    memory_bytes: int | None
+    seconds_per_step: list[float]  # by round
+    steps_per_round: int
+    losses: list[float]  # of the first steps, which are the reference's
+    note: str
+
+    @property
+    def spread(self) -> float:
+        """Half the distance of the quartiles, as a share of the median."""
+        return (self.high - self.low) / 2 / self.samples_per_second
+
+
+def results_of(outcomes: list[Outcome], batch: int) -> list[Result]:
+    """Of those that were timed. Ratios are medians over the rounds, each of two turns that followed one another."""
+    ran = {(each.racer.setting.device, each.racer.name): each for each in outcomes if each.seconds}
+    found = []
+    for (device, name), outcome in ran.items():
+        fast, median, slow = quartiles(outcome.seconds)
+        found.append(
+            Result(
+                batch=batch,
+                device=device,
+                contender=name,
+                samples_per_second=batch / median,
+                low=batch / slow,
+                high=batch / fast,
+                share_of_gemms=_ratio(ran.get((device, "gemms")), outcome),
+                times_gpubp=_ratio(outcome, ran.get((device, "gpubp"))),
+                memory_bytes=outcome.memory,
+                seconds_per_step=outcome.seconds,
+                steps_per_round=outcome.steps,
+                losses=outcome.losses,
+                note=outcome.note,
+            )
+        )
+    return found
+
+
+def _ratio(above: Outcome | None, below: Outcome | None) -> float | None:
+    if above is None or below is None:
+        return None
+    return quartiles([a / b for a, b in zip(above.seconds, below.seconds, strict=True)])[1]
+
+
+def left_out(outcomes: list[Outcome], batch: int) -> list[dict[str, Any]]:
+    """Who was not timed at this batch size, and why."""
+    return [
+        {"device": each.racer.setting.device, "contender": each.racer.name, "batch": batch, "reason": str(each.error)}
+        for each in outcomes
+        if each.error
+    ]
+
+
+def crossover(results: list[Result], device: str) -> int | None:
+    """The least batch size measured from which on gpubp is faster on this device than on the CPU, or None.
+
+    >>> rates = {"cpu": [9.0, 20.0, 30.0], "cuda:0": [5.0, 25.0, 90.0]}
+    >>> rest = (0.0, 0.0, None, None, None, [], 1, [], "")
+    >>> rows = [Result(2**k, name, "gpubp", rates[name][k], *rest) for name in rates for k in range(3)]
+    >>> crossover(rows, "cuda:0")
+    2
+    """
+    rates = {(each.device, each.batch): each.samples_per_second for each in results if each.contender == "gpubp"}
+    both = sorted(batch for name, batch in rates if name == device and ("cpu", batch) in rates)
+    found = None
+    for batch in reversed(both):
+        if rates[device, batch] <= rates["cpu", batch]:
+            break
+        found = batch
+    return found

@@ -1,0 +1,52 @@
+"""The CPU as `gpubp devices` shows it: its name, its cores, its memory, and the BLAS that NumPy multiplies with."""
+
+import contextlib
+import ctypes
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def facts() -> dict[str, Any]:
+    """What there is to say of this processor."""
+    import numpy as np  # here, as a benchmark's parent process must not load NumPy before its workers' threads are set
+
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    known = {
+        "name": name(),
+        "cores": cores(),
+        "memory": _memory(),
+        "library": f"NumPy {np.__version__}",
+        "blas": f"{blas['name']} {blas['version']}",
+        "blas_threads": _threads(Path(np.__file__).parents[1]),
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system can say
+        return None
+
+
+def _threads(packages: Path) -> int | None:
+    """Of the OpenBLAS in NumPy's wheels, which is loaded already; any other BLAS is not asked."""
+    with contextlib.suppress(StopIteration, OSError, AttributeError):
+        library = next((packages / "numpy.libs").glob("libscipy_openblas*"))
+        return int(ctypes.CDLL(str(library)).scipy_openblas_get_num_threads64_())
+    return None

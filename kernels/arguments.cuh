@@ -1,0 +1,138 @@
+// The arguments of a kernel: how each gives the values of V neighbouring elements (load, store), and those of a row (take, put).
+//
+// Elements are counted row by row through a matrix of `width` columns. Each argument is one pointer or one number, so that a launch
+// passes it as such.
+#pragma once
+#include "portable.cuh"
+
+// V neighbouring values, moved in one access: 16 bytes for four floats or two doubles.
+template <typename T, int V>
+struct alignas(sizeof(T) * V) Pack {
+  T v[V];
+};
+
+template <int V, typename T>
+__device__ inline Pack<T, V> all(T value) {
+  Pack<T, V> pack;
+#pragma unroll
+  for (int k = 0; k < V; ++k) pack.v[k] = value;
+  return pack;
+}
+
+// A quotient and a remainder, in 32 bits where they suffice: in 64 they cost four times the instructions.
+struct Place {
+  Size row, column;
+};
+__device__ inline Place place(Size i, Size width) {
+  if (((i | width) >> 32) == 0) return {unsigned(i) / unsigned(width), unsigned(i) % unsigned(width)};
+  return {i / width, i % width};
+}
+
+// An array of the elements themselves, read.
+template <typename T>
+struct In {
+  const T* at;
+  template <int V>
+  __device__ Pack<T, V> load(Size i, Size) const { return *reinterpret_cast<const Pack<T, V>*>(at + i); }
+  template <int V>
+  __device__ void store(Size, const Pack<T, V>&) const {}
+  __device__ const T* take(Size row, Size width) const { return at + row * width; }
+  __device__ void put(Size, const T*) const {}
+};
+
+// The same, written.
+template <typename T>
+struct Out {
+  T* at;
+  template <int V>
+  __device__ Pack<T, V> load(Size, Size) const { return all<V>(T(0)); }
+  template <int V>
+  __device__ void store(Size i, const Pack<T, V>& pack) const { *reinterpret_cast<Pack<T, V>*>(at + i) = pack; }
+  __device__ T* take(Size row, Size width) const { return at + row * width; }
+  __device__ void put(Size, T*) const {}
+};
+
+// The same, read and written.
+template <typename T>
+struct InOut {
+  T* at;
+  template <int V>
+  __device__ Pack<T, V> load(Size i, Size) const { return *reinterpret_cast<const Pack<T, V>*>(at + i); }
+  template <int V>
+  __device__ void store(Size i, const Pack<T, V>& pack) const { *reinterpret_cast<Pack<T, V>*>(at + i) = pack; }
+};
+
+// One row (width,) that is every row's, such as a bias.
+template <typename T>
+struct Row {
+  const T* at;
+  template <int V>
+  __device__ Pack<T, V> load(Size i, Size width) const {
+    Size column = place(i, width).column;
+    if (width % V == 0) return *reinterpret_cast<const Pack<T, V>*>(at + column);
+    Pack<T, V> pack;
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      pack.v[k] = at[column];
+      column = column + 1 == width ? 0 : column + 1;
+    }
+    return pack;
+  }
+  template <int V>
+  __device__ void store(Size, const Pack<T, V>&) const {}
+  __device__ const T* take(Size, Size) const { return at; }
+  __device__ void put(Size, const T*) const {}
+};
+
+// One value a row, (rows, 1), read.
+template <typename T>
+struct Column {
+  const T* at;
+  template <int V>
+  __device__ Pack<T, V> load(Size i, Size width) const {
+    Place here = place(i, width);
+    Pack<T, V> pack;
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      pack.v[k] = at[here.row];
+      if (++here.column == width) here = {here.row + 1, 0};
+    }
+    return pack;
+  }
+  template <int V>
+  __device__ void store(Size, const Pack<T, V>&) const {}
+  __device__ T take(Size row, Size) const { return at[row]; }
+  __device__ void put(Size, T) const {}
+};
+
+// The same, written.
+template <typename T>
+struct ColumnOut {
+  T* at;
+  __device__ T take(Size, Size) const { return T(0); }
+  __device__ void put(Size row, T value) const { at[row] = value; }
+};
+
+// One value on the device for all elements.
+template <typename T>
+struct Scalar {
+  const T* at;
+  template <int V>
+  __device__ Pack<T, V> load(Size, Size) const { return all<V>(*at); }
+  template <int V>
+  __device__ void store(Size, const Pack<T, V>&) const {}
+  __device__ T take(Size, Size) const { return *at; }
+  __device__ void put(Size, T) const {}
+};
+
+// One value that the launch passes.
+template <typename T>
+struct Value {
+  T value;
+  template <int V>
+  __device__ Pack<T, V> load(Size, Size) const { return all<V>(value); }
+  template <int V>
+  __device__ void store(Size, const Pack<T, V>&) const {}
+  __device__ T take(Size, Size) const { return value; }
+  __device__ void put(Size, T) const {}
+};

@@ -1,0 +1,62 @@
+"""Every launch that the CUDA backend makes for gpubp's own kernels, found without a device."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gpubp.backends.launches import Launcher
+from gpubp.backends.sources import Launch, RowLaunch
+from gpubp.specimens import OWN, arguments
+
+
+class Pointed(np.ndarray):
+    """A NumPy array with the address where CuPy has it."""
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+def aligned(a: Any) -> Any:
+    """A copy that begins at a multiple of 16 bytes."""
+    memory = np.empty(a.nbytes + 16, np.uint8)
+    start = -memory.ctypes.data % 16
+    out = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape).view(Pointed)
+    out[...] = a
+    return out
+
+
+class Recorder:
+    """In place of the compiled kernels: remembers the first call of each, (grid, block, arguments)."""
+
+    def __init__(self) -> None:
+        self.calls: dict[Launch | RowLaunch, tuple[Any, Any, Any]] = {}
+
+    def function(self, launch: Launch | RowLaunch) -> Callable[..., Any]:
+        return lambda *call: self.calls.setdefault(launch, call)
+
+
+def every_launch() -> dict[Launch | RowLaunch, tuple[Any, Any, Any]]:
+    """Rows that packs fit in and that they do not, rows for a warp and for a block, one block of sums and several."""
+    recorder = Recorder()
+    cupy = SimpleNamespace(ndarray=Pointed, empty=lambda shape, dtype: aligned(np.empty(shape, dtype)))
+    launcher = Launcher(cupy, recorder)  # type: ignore[arg-type]
+    for dtype in (np.float32, np.float64):
+        for kernel in OWN:
+            for rows, width in ((3, 12), (130, 5), (2, 2050)) if kernel.kind != "reduction" else ((3, 5), (300, 300)):
+                given = arguments(kernel, rows, width, dtype).items()
+                args = {name: aligned(arg) if isinstance(arg, np.ndarray) else arg for name, arg in given}
+                launcher.run(kernel, tuple(args.values()))
+                if kernel.kind == "rowwise" and "w" in args:
+                    launcher.run(kernel, tuple((args | {"w": 0.5}).values()))
+                if kernel.writes == ("dz",) and kernel.kind == "elementwise":
+                    launcher.run_with_column_sum(kernel, tuple(args.values()), args["dz"][0])
+        matrix = aligned(np.zeros((130, 12), dtype))
+        launcher.run_with_column_sum(None, (matrix,), matrix[0])
+        numbers = aligned(np.zeros(130, np.int64))
+        launcher.one_hot(numbers, matrix)
+        for rows in (matrix, aligned(matrix[:, :5])):
+            launcher.gather(rows, numbers, aligned(rows))
+    return recorder.calls

@@ -1,0 +1,308 @@
+"""bench.gpu without a GPU: its harness with questions that fail, its page of results, its races on the CPU."""
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.gpu import epochs, kernels, parity, peers, probe, products
+from bench.gpu.__main__ import main, missing, path_of, wrong
+from bench.gpu.child import Child, UnansweredError
+from bench.gpu.harness import Cell, Clock, run
+from bench.gpu.plan import PARTS, cells
+from bench.gpu.results import Results, UnusableError, read
+from gpubp.backends.detection import why_not
+from gpubp.benchmark.contract import Setting
+
+MACHINE = {
+    "device": "Imagined",
+    "driver": "1.2",
+    "cpu": "some cores",
+    "python": "3",
+    "gpubp": "0",
+    "versions": {"numpy": "2"},
+    "commit": "abc",
+    "date": "today",
+}
+QUESTIONS = """
+import os, signal, subprocess, time
+
+def fine(name): return {"name": name, "process": os.getpid()}
+def raises(name): raise ValueError("of no use")
+def crashes(name): os.kill(os.getpid(), signal.SIGSEGV)
+def hangs(name):
+    print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
+    time.sleep(60)
+def reads(name): return {"so far": open(name).read()}
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that child processes find."""
+    folder = tmp_path_factory.mktemp("questions")
+    (folder / "imagined.py").write_text(QUESTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+
+
+def imagined(kind: str, name: str = "cell", part: str = "part", estimate: float = 0.0, limit: float = 30.0) -> Cell:
+    return Cell(part, kind, name, f"imagined:{kind}", group=part, estimate=estimate, limit=limit)
+
+
+def results(path: Path, planned: list[Cell], earlier: Path | None = None) -> Results:
+    return Results(path / "results.json", MACHINE, map(str, planned), earlier)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+# -- the harness -------------------------------------------------------------------------------------------------------
+
+
+def test_whatever_fails_the_rest_is_asked_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    planned = [
+        imagined("fine", "first"),
+        imagined("raises"),
+        imagined("fine", "second"),
+        imagined("crashes"),
+        imagined("hangs", limit=1),
+        imagined("reads", str(file)),
+    ]
+    run(planned, Clock(60, {}), results(tmp_path, planned), quiet)
+    found = read(file)["cells"]
+    assert found["part/raises/cell"]["failed"] == "ValueError: of no use"
+    assert "in raises" in found["part/raises/cell"]["last_words"]
+    assert found["part/crashes/cell"]["failed"] == "its process ended with SIGSEGV"
+    assert "Fatal Python error: Segmentation fault" in found["part/crashes/cell"]["last_words"]
+    assert found["part/hangs/cell"]["failed"] == "no answer within 1 s"
+    first, second = (found[f"part/fine/{name}"]["answer"]["process"] for name in ("first", "second"))
+    assert first == second  # an exception leaves the process of a group as it is
+    so_far = json.loads(found[f"part/reads/{file}"]["answer"]["so far"])
+    assert set(so_far["cells"]) == set(map(str, planned[:-1]))  # each was on the disk before the next was asked
+    child = int(found["part/hangs/cell"]["last_words"])
+    assert not Path(f"/proc/{child}").exists() or "(sleep) Z" in Path(f"/proc/{child}/stat").read_text()
+
+
+def test_another_group_has_another_process(tmp_path: Path) -> None:
+    planned = [imagined("fine", part="one"), imagined("fine", part="two")]
+    kept = results(tmp_path, planned)
+    run(planned, Clock(60, {}), kept, quiet)
+    assert len({record["answer"]["process"] for record in kept.cells.values()}) == 2
+
+
+def test_what_the_budget_does_not_reach_is_listed(tmp_path: Path) -> None:
+    planned = [imagined("fine", "long", estimate=100), imagined("fine", "short"), imagined("fine", "b", part="capped")]
+    kept = results(tmp_path, planned)
+    run(planned, Clock(20, {"capped": -1}), kept, quiet)
+    assert kept.unreached == read(kept.path)["unreached"] == ["part/fine/long", "capped/fine/b"]
+    assert "## Not reached\n\n- part/fine/long\n- capped/fine/b\n" in kept.path.with_suffix(".md").read_text()
+
+
+def test_resuming_runs_what_is_missing_and_then_what_failed(tmp_path: Path) -> None:
+    planned = [imagined("fine", name) for name in ("failed", "done", "new")]
+    first = results(tmp_path, [*planned, imagined("fine", "not asked now")])
+    first.put("part/fine/failed", {"failed": "no luck"})
+    first.put("part/fine/done", {"answer": {"it": 1}})
+    first.put("another part/kept/too", {"answer": {}})
+    asked = missing(planned, first.path)
+    assert [cell.name for cell in asked] == ["new", "failed"]
+    (tmp_path / "second").mkdir()
+    second = results(tmp_path / "second", planned, first.path)
+    run(asked, Clock(60, {}), second, quiet)
+    merged = read(second.path)
+    assert {name: record["run"] for name, record in merged["cells"].items()} == {
+        "part/fine/failed": 1,
+        "part/fine/done": 0,
+        "another part/kept/too": 0,
+        "part/fine/new": 1,
+    }
+    assert len(merged["runs"]) == 2
+    assert not second.failed
+    assert second.unreached == ["part/fine/not asked now"]
+
+
+def test_only_results_of_the_same_device_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = results(tmp_path, []).path
+    with pytest.raises(UnusableError, match="is of 'Imagined' and this is 'Another'"):
+        Results(tmp_path / "new.json", {**MACHINE, "device": "Another"}, [], file)
+    file.write_text("{}")
+    assert main(["--resume", str(file)]) == 2
+    assert "is no results file" in capsys.readouterr().err
+
+
+def test_a_page_shows_answers_failures_and_runs(tmp_path: Path) -> None:
+    kept = results(tmp_path, [])
+    kept.put("probe/copy/device", {"answer": {"16 MiB": {"GB/s": 4321.4, "right": True}, "1 GiB": {"GB/s": 0.12345}}})
+    kept.put("probe/copy/host", {"answer": {"GB/s": 1.0, "right": False, "list": ["a|b", 2]}})
+    kept.put("probe/launch/x", {"failed": "two\nlines"})
+    page = kept.path.with_suffix(".md").read_text()
+    assert "Run 0: Imagined, driver 1.2; some cores; Python 3, numpy 2; gpubp 0, commit abc; today." in page
+    assert (
+        "## probe/copy\n\n"
+        "|  | of | GB/s | right | list |\n"
+        "|---|---|---|---|---|\n"
+        "| device | 16 MiB | 4,321 | yes |  |\n"
+        "| device | 1 GiB | 0.123 |  |  |\n"
+        "| host |  | 1 | **no** | a\\|b; 2 |\n"
+    ) in page
+    assert "## Without an answer\n\n- probe/launch/x: two lines\n" in page
+
+
+def test_a_wrong_answer_is_found_wherever_it_says_so() -> None:
+    assert wrong({"a": {"b": {"right": False}}})
+    assert wrong({"passed": 3, "failed": 1})
+    assert not wrong({"a": {"right": True}, "failed": 0, "note": "right"})
+    assert not wrong(None)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(why_not(0) is None, reason="there is a GPU")
+def test_without_a_gpu_it_ends_at_once_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path)]) == 3
+    assert capsys.readouterr().err.startswith("device='cuda' is not available: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_lists_the_cells_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run"]) == 0
+    listed = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [str(cell) for part in PARTS for cell in cells(part)]
+    assert len(set(listed)) == len(listed)
+    assert [part for part, _ in itertools.groupby(listed, lambda name: name.split("/")[0])] == list(PARTS)
+    assert main(["--dry-run", "--only", "peers,probe"]) == 0
+    assert "parity" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [["--only", "proof"], ["--only", ","], ["--budget", "0"]])
+def test_what_it_cannot_do_is_a_usage_error(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    assert ended.value.code == 2
+    assert given[0] in capsys.readouterr().err
+
+
+def test_every_cell_has_a_function_that_takes_its_name() -> None:
+    known = {"probe": probe, "products": products, "parity": parity, "kernels": kernels, "peers": peers}
+    planned = [cell for part in PARTS for cell in cells(part)]
+    for cell in planned:
+        module, function = cell.function.removeprefix("bench.gpu.").split(":")
+        assert callable(getattr(known[module], function))
+        assert cell.estimate < cell.limit
+    assert sum(cell.estimate for cell in planned if cell.part == "probe") <= 90
+
+
+def test_the_file_is_named_after_the_device_unless_it_is_resumed() -> None:
+    assert path_of("NVIDIA H200", Path("x"), None).name.startswith("gpu-nvidia-h200-2")
+    assert path_of("NVIDIA H200", Path("x"), Path("y/old.json")) == Path("x/old.json")
+
+
+# -- parity and peers --------------------------------------------------------------------------------------------------
+
+
+def test_a_report_of_pytest_is_counted() -> None:
+    found = parity.counts(
+        '<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure message="off by one">...</failure>'
+        '</testcase><testcase name="c"><skipped/></testcase><testcase name="d"><error message="broke"/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    assert found == {"passed": 1, "failed": 2, "skipped": 1, "failures": ["b: off by one", "d: broke"]}
+
+
+def test_the_files_with_gpu_tests_are_found() -> None:
+    assert "test_gpu.py" in parity.gpu_files()
+    assert "test_metrics.py" not in parity.gpu_files()
+
+
+def test_the_peers_cells_cover_every_net_and_batch_once() -> None:
+    names = peers.names("step")
+    assert names[0] == "784-1024-1024-10@8192 tf32"
+    assert sorted(map(peers.parsed, names)) == sorted(
+        itertools.product(peers.NETS.values(), peers.BATCHES, ("float32", "tf32"))
+    )
+
+
+@pytest.fixture
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(peers, "ROUNDS", 3)
+    monkeypatch.setattr(peers, "TURN", 0.005)
+    monkeypatch.setattr(peers, "cores", lambda: 1)
+    yield
+    peers.STABLE.dismiss([racer for racer, _ in list(peers.STABLE._kept.values())])
+
+
+@pytest.mark.check
+@pytest.mark.usefixtures("_hurried")
+def test_a_race_leaves_out_who_fails_and_replaces_who_died() -> None:
+    contenders = ["gemms", "gpubp", "torch-graphs"]  # the last does not run on a CPU
+    found = peers.step("64x9@128 float32", "cpu", contenders)
+    assert list(found) == contenders
+    assert found["gpubp"]["/ gpubp"] == 1
+    assert 0 < found["gemms"]["µs"] < found["gpubp"]["µs"] * 10
+    assert "CUDA only" in found["torch-graphs"]["left out"]
+    (gpubp,) = (racer for racer, _ in peers.STABLE._kept.values() if racer.name == "gpubp")
+    os.kill(gpubp.process.pid or 0, 9)
+    assert "process ended" in peers.step("64x9@128 float32", "cpu", ["gpubp"])["gpubp"]["left out"]
+    assert peers.step("64x9@128 float32", "cpu", ["gpubp"])["gpubp"]["µs"] > 0
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_the_crossover_is_where_the_gpu_stays_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {("cpu", 1): 1.0, ("gpu", 1): 2.0, ("cpu", 8): 3.0, ("gpu", 8): 2.0, ("cpu", 64): 9.0, ("gpu", 64): 2.0}
+
+    def race(entries: Any, sizes: Any, batch: int) -> dict[str, Any]:
+        where = "cpu" if entries[0][1].device == "cpu" else "gpu"
+        return {"gpubp": SimpleNamespace(error=None, seconds=[seconds[where, batch]])}
+
+    monkeypatch.setattr(peers, "race", race)
+    found = peers.crossover("64x9")
+    assert found["the GPU wins from"] == {"batch": 8}
+    assert list(found) == ["@1", "@8", "@64", "the GPU wins from"]  # at 64 it is clearly ahead: no need for more
+
+
+def test_an_epoch_is_what_one_more_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+
+    def train(count: int) -> None:
+        clock.now += 10 + 2 * count
+
+    monkeypatch.setattr(epochs, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    assert epochs.per_epoch(train) == {"s": 2, "rows/s": epochs.ROWS / 2, "first, s": 12}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpubp", *(pytest.param(n, marks=pytest.mark.check) for n in ("torch", "torch_graphs", "jax"))],
+)
+def test_epochs_of_every_contender(name: str) -> None:
+    if name != "gpubp":
+        pytest.importorskip(name.split("_")[0])
+    child = Child()
+    try:  # in a process of its own, as in a run: frameworks do not mix, nor mind our filters of warnings
+        found = child.ask(f"bench.gpu.epochs:{name}", ((64, 8, 4), 16384, Setting("cpu")), 120)
+    finally:
+        child.end()
+    assert found["rows/s"] == pytest.approx(65536 / found["s"])
+
+
+def test_a_child_is_started_again_after_its_end() -> None:
+    child = Child()
+    try:
+        with pytest.raises(UnansweredError, match="SIGSEGV"):
+            child.ask("imagined:crashes", ("x",), 10)
+        start = time.monotonic()
+        assert child.ask("imagined:fine", ("x",), 10)["name"] == "x"
+        assert time.monotonic() - start < 10
+    finally:
+        child.end()
