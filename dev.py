@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Run gpubp from a checkout; all it needs is Python 3.11 or newer.
 
-    python3 dev.py train digits        any gpubp command (train, evaluate, predict, export, devices)
+    python3 dev.py train digits        any gpubp command (train, evaluate, predict, export, bench, devices)
     python3 dev.py test [...]          the tests; the arguments go to pytest
-    python3 dev.py check [...]         the slow and external proofs (pytest -m check)
+    python3 dev.py check [...]         the slow and external proofs (pytest -m check); CUDA wheels, but no GPU
     python3 dev.py lint                ruff check, ruff format --check, mypy
     python3 dev.py python [...]        this checkout's Python: python3 dev.py python -m bench.peers
 
