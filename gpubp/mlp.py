@@ -69,8 +69,9 @@ class MLP:
         backend = get_backend(device)
         if precision is not None:
             raise DeviceError(f"precision={precision!r} is not available on {backend.name}; leave it out")
-        self._adopt(Network(structure, backend, _seed(seed)))
-        self._network.draw()
+        with backend.active():
+            self._adopt(Network(structure, backend, _seed(seed)))
+            self._network.draw()
 
     def _adopt(self, network: Network) -> None:
         self._network = network
@@ -132,8 +133,8 @@ class MLP:
 
     def get_parameters(self) -> tuple[list[Any], list[Any]]:
         """(weights, biases) as NumPy copies; a missing bias is None."""
-        with self._lock:
-            copy = self._network.backend.host_copy
+        with self._session() as network:
+            copy = network.backend.host_copy
             return [copy(view) for view in self.weights], [copy(view) for view in self.biases]
 
     def set_parameters(self, weights: Sequence[Any], biases: Sequence[Any] | None = None) -> None:
@@ -339,7 +340,9 @@ class MLP:
     @classmethod
     def _restore(cls, state: dict[str, Any], weights: list[Any], biases: list[Any], device: str) -> Self:
         net = cls.__new__(cls)
-        net._adopt(Network(Structure.from_config(state["structure"]), get_backend(device), checks.seed(state["seed"])))
+        structure, backend = Structure.from_config(state["structure"]), get_backend(device)
+        with backend.active():
+            net._adopt(Network(structure, backend, checks.seed(state["seed"])))
         net._network.steps, net._network.epochs = int(state["steps"]), int(state["epochs"])
         net.metadata = dict(state["metadata"])
         net.set_parameters(weights, biases)
@@ -368,8 +371,10 @@ class MLP:
         return inputs, network.targets.encode(y, rows, network.backend), weights
 
     def _given_back(self, x: Any, result: Any) -> Any:
+        """A result made on the host, as the kind that x is."""
         backend = self._network.backend
-        return returner(x, backend)(backend.asarray(result, result.dtype))
+        give = returner(x, backend)
+        return result if give == backend.to_numpy else give(backend.asarray(result, result.dtype))
 
 
 def load(path: Any, device: str = "auto", *, activation: Any = None, output: Any = None) -> MLP:

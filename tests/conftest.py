@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # Before NumPy loads its BLAS: on two threads, products this small wait for each other more than they compute. With two
 # busy neighbours one fit took 19 s on two threads and 1.6 s on one.
@@ -47,6 +48,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get(variable) == "1":
                 pytest.fail(f"{reason}, and {variable}=1", pytrace=False)
             pytest.skip(reason)
+
+
+@pytest.fixture
+def emulated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The emulated CUDA device in place of a real one, with a cache of compiled kernels that the session shares."""
+    from emulated_cupy import install
+
+    monkeypatch.setenv("GPUBP_CACHE", str(tmp_path_factory.getbasetemp() / "cubins"))
+    with install() as machine:
+        yield machine
+
+
+@pytest.fixture(
+    params=[pytest.param("emulated", marks=pytest.mark.toolchain), pytest.param("real", marks=pytest.mark.gpu)]
+)
+def cuda(request: pytest.FixtureRequest) -> str:
+    """The name of a CUDA device: the emulated one and, where there is one, a real one."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+    return "cuda"
+
+
+@pytest.fixture
+def large(request: pytest.FixtureRequest) -> int:
+    """A size that takes every thread round its loop, on a device that has the time for it."""
+    return 65537 if "emulated" in request.fixturenames else (1 << 24) + 3
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ class Cubins:
         self._cupy, self._nvrtc = cupy, cupy.cuda.nvrtc
         self._options = (*OPTIONS, f"-arch=sm_{cupy.cuda.Device(index).compute_capability}")
         self._loaded: dict[Launch | RowLaunch, Any] = {}
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None  # used where the folder cannot be written
+        self._temporary: Path | None = None  # used where the folder cannot be written
 
     def function(self, launch: Launch | RowLaunch) -> Any:
         """What launches this kernel."""
@@ -96,7 +98,8 @@ class Cubins:
                     "set GPUBP_CACHE to a folder that can be written",
                     stacklevel=2,
                 )
-                self._temporary = tempfile.TemporaryDirectory(prefix="gpubp-")
-        path = Path(self._temporary.name) / path.name
+                self._temporary = Path(tempfile.mkdtemp(prefix="gpubp-"))
+                weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+        path = self._temporary / path.name
         path.write_bytes(cubin)
         return path

@@ -92,8 +92,8 @@ class CupyBackend(Backend):
             self._run_plainly(kernel, args)
 
     def run_with_column_sum(self, kernel: Kernel, *args: Any, sums: Array) -> None:
-        launch = self._launcher.run_with_column_sum
-        if kernel.source is None or not self._launched(launch, kernel, args, sums):
+        fusible = kernel.kind == "elementwise" and kernel.source is not None
+        if not fusible or not self._launched(self._launcher.run_with_column_sum, kernel, args, sums):
             super().run_with_column_sum(kernel, *args, sums=sums)
 
     def _launched(self, launch: Callable[..., None], *args: Any) -> bool:

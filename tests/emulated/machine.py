@@ -1,0 +1,209 @@
+"""The emulated machine: what a test may set and count, the memory of its devices, and the order of its streams."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+FORWARD, REVERSE, RANDOM = range(3)
+RUNTIME = 13000  # the CUDA version of the pretended CuPy
+ALIGNMENT = 512  # of what CuPy's pool gives
+STATUS = {
+    35: "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
+    100: "cudaErrorNoDevice: no CUDA-capable device is detected",
+    101: "cudaErrorInvalidDevice: invalid device ordinal",
+}
+
+
+class EmulationError(AssertionError):
+    """A mistake that a device would not report, or not in a way that a test could tell."""
+
+
+class CUDARuntimeError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(STATUS[status])
+        self.status = status
+
+
+class OutOfMemoryError(MemoryError):
+    def __init__(self, size: int, total: int) -> None:
+        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes).")
+
+
+class DynamicLibNotFoundError(RuntimeError):
+    pass
+
+
+class Stream:
+    """Work is done at once, but later work must have been told, by events or the host, to wait for it."""
+
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
+    ) -> None:
+        self.time = 0  # how much work it was given
+        self.seen: dict[Stream, int] = {}  # how much of each stream's work comes before its next
+
+    def __enter__(self) -> "Stream":
+        MACHINE.streams.append(self)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        MACHINE.streams.pop()
+
+    def record(self, event: "Event | None" = None) -> "Event":
+        event = event or Event()
+        event.seen = {**self.seen, self: self.time}
+        return event
+
+    def wait_event(self, event: "Event") -> None:
+        merge(self.seen, event.seen)
+
+    def synchronize(self) -> None:
+        self.record().synchronize()
+
+
+class Event:
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        self.seen: dict[Stream, int] = {}
+
+    def synchronize(self) -> None:
+        MACHINE.wait_for(self.seen)
+
+
+def merge(seen: dict[Stream, int], more: dict[Stream, int]) -> None:
+    for stream, time in more.items():
+        seen[stream] = max(time, seen.get(stream, 0))
+
+
+class Pool:
+    """CuPy's memory pool on one device: what is freed stays with the pool."""
+
+    def __init__(self) -> None:
+        self.used = self.held = 0
+
+    def used_bytes(self) -> int:
+        return self.used
+
+    def free_bytes(self) -> int:
+        return self.held - self.used
+
+    def total_bytes(self) -> int:
+        return self.held
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        self.held = self.used
+
+    def take(self, size: int) -> None:
+        if self.used + size > MACHINE.capacity:
+            raise OutOfMemoryError(size, self.held)
+        self.used += size
+        self.held = max(self.held, self.used)
+
+
+class Memory:
+    """One allocation, or memory of another library's: its bytes, and who wrote and read them last."""
+
+    def __init__(self, nbytes: int, foreign: Any = None) -> None:
+        self.size = 0
+        self.pool = MACHINE.pool
+        MACHINE.check_device()
+        self.device = MACHINE.device
+        self.written: tuple[Stream, int] | None = None
+        self.read: dict[Stream, int] = {}
+        if foreign is not None:
+            self.bytes = foreign
+            return
+        size = -(-nbytes // ALIGNMENT) * ALIGNMENT
+        self.pool.take(size)
+        self.size = size
+        MACHINE.allocations += 1
+        room = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # NaN to whoever reads what nobody wrote
+        start = -room.ctypes.data % ALIGNMENT
+        self.bytes = room[start : start + nbytes]
+
+    def __del__(self) -> None:
+        self.pool.used -= self.size
+
+    def use(self, write: bool) -> None:
+        """The next work of the current stream reads or writes it."""
+        if self.pool is not MACHINE.pool:
+            raise EmulationError(f"an array of device {self.device} or of an earlier test is used on {MACHINE.device}")
+        stream = MACHINE.stream
+        before = [*([self.written] if self.written else []), *(self.read.items() if write else [])]
+        for other, time in before:
+            if other is not stream and max(stream.seen.get(other, 0), MACHINE.host_seen.get(other, 0)) < time:
+                raise EmulationError(
+                    "an array is used on a stream that has not waited for another stream's work on it: "
+                    "record an event there, wait_event here"
+                )
+        stream.time += 1
+        MACHINE.issued[stream] = stream.time
+        if write:
+            self.written, self.read = (stream, stream.time), {}
+        else:
+            self.read[stream] = stream.time
+
+
+class Machine:
+    """What `install` gives to a test. Its first block of attributes may be set, the second counts."""
+
+    def __init__(self) -> None:
+        self.devices = 1
+        self.driver = 13000  # what driverGetVersion gives; 0 where there is no driver
+        self.missing: set[str] = set()  # of "nvrtc" and "cublas"
+        self.wrong_matmul = False
+        self.compile_error: str | None = None  # NVRTC's log
+        self.order, self.seed = FORWARD, 0  # of the threads and blocks
+        self.capacity = 8 << 30
+
+        self.launched: Counter[str] = Counter()  # by kernel; CuPy's own as "cupy.add"
+        self.allocations = self.copies_to_device = self.copies_to_host = self.waits = 0
+
+        self.device = 0
+        self.pools: dict[int, Pool] = {}
+        self.null_stream = Stream()
+        self.streams = [self.null_stream]  # the last is current
+        self.issued: dict[Stream, int] = {}  # how much work each stream was given
+        self.host_seen: dict[Stream, int] = {}  # how much of it the host knows to be done
+        self.pinned: list[tuple[Any, bytes, Stream, int]] = []  # what is being copied from pinned memory
+
+    def limit_memory(self, nbytes: int) -> None:
+        """The memory of each device."""
+        self.capacity = nbytes
+
+    @property
+    def stream(self) -> Stream:
+        return self.streams[-1]
+
+    @property
+    def pool(self) -> Pool:
+        return self.pools.setdefault(self.device, Pool())
+
+    def check_device(self) -> None:
+        if self.driver < RUNTIME // 1000 * 1000:
+            raise CUDARuntimeError(35)
+        if self.devices == 0:
+            raise CUDARuntimeError(100)
+
+    def need(self, library: str) -> None:
+        if library in self.missing:
+            message = f"lib{library}.so: cannot open shared object file"
+            raise DynamicLibNotFoundError(message) if library == "nvrtc" else ImportError(message)
+
+    def wait_for(self, seen: dict[Stream, int]) -> None:
+        """The host waits."""
+        self.check_pinned()
+        self.waits += 1
+        merge(self.host_seen, seen)
+
+    def synchronize(self) -> None:
+        self.wait_for(self.issued)
+
+    def check_pinned(self) -> None:
+        self.pinned = [entry for entry in self.pinned if self.host_seen.get(entry[2], 0) < entry[3]]
+        for view, content, *_ in self.pinned:
+            if view.tobytes() != content:
+                raise EmulationError("pinned memory was written before the copy from it had been waited for")
+
+
+MACHINE = Machine()

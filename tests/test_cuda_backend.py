@@ -1,0 +1,328 @@
+"""The CUDA backend's Python on the emulated device: what it launches, waits for, keeps, and says of failures."""
+
+import importlib
+import pickle
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubp
+from gpubp.backends.cubins import folder
+from gpubp.kernel import KERNELS
+
+pytestmark = pytest.mark.toolchain
+
+
+def cupy() -> Any:
+    return importlib.import_module("cupy")
+
+
+@pytest.fixture
+def step(emulated: Any, rng: np.random.Generator) -> Any:
+    """A function that takes a training step of a network, on arrays that lie on the device."""
+    net = gpubp.MLP([20, 32, 24, 10], "relu", dropout=[0, 0.5, 0], device="cuda", seed=0)
+    x, y = cupy().asarray(rng.standard_normal((64, 20)), "float32"), cupy().asarray(rng.integers(0, 10, 64))
+    optimizer = gpubp.Adam()
+    return lambda: net._network.update(x, y, None, optimizer, net._network.backend.empty((), "float32"))
+
+
+def test_the_launches_of_a_step(emulated: Any, step: Any) -> None:
+    step()
+    emulated.launched.clear()
+    step()
+    ours = {name: count for name, count in emulated.launched.items() if name.startswith("gpubp")}
+    assert ours == {
+        "gpubp_bias_relu": 2,
+        "gpubp_dropout": 2,
+        "gpubp_one_hot": 1,
+        "gpubp_softmax_cross_entropy": 1,
+        "gpubp_weighted_sum": 1,
+        "gpubp_columns": 1,  # the output layer's bias gradient, whose delta comes with the loss
+        "gpubp_relu_delta": 2,  # with the bias gradient
+        "gpubp_adam": 1,
+    }
+    assert emulated.launched["cupy.matmul"] == 8
+    assert sum(emulated.launched.values()) == 11 + 8
+
+
+def test_a_warm_step_waits_for_nothing_and_keeps_the_memory(emulated: Any, step: Any) -> None:
+    step()
+    before = emulated.waits, emulated.copies_to_host, emulated.copies_to_device, emulated.pool.total_bytes()
+    for _ in range(20):
+        step()
+    assert (emulated.waits, emulated.copies_to_host, emulated.copies_to_device, emulated.pool.total_bytes()) == before
+
+
+def test_nothing_is_leaked(emulated: Any, rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((50, 4)), rng.integers(0, 3, 50)
+
+    def train() -> None:
+        gpubp.MLP([4, 8, 3], device="cuda", seed=0).fit(x, y, epochs=1, batch_size=20, verbose=0)
+
+    train()
+    used = emulated.pool.used_bytes()
+    train()
+    assert emulated.pool.used_bytes() == used
+
+
+# -- compiled kernels --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GPUBP_CACHE", str(tmp_path / "cubins"))
+    return tmp_path / "cubins"
+
+
+def sigmoid() -> Any:
+    """The result of one kernel on a new device object, as a new process would compute it."""
+    backend = gpubp.get_backend("cuda")
+    y = backend.empty((2, 3), "float32")
+    with backend.active():
+        backend.run(KERNELS["bias_sigmoid"], backend.zeros((2, 3), "float32"), backend.zeros((3,), "float32"), y)
+    return backend.to_numpy(y)
+
+
+def test_a_kernel_is_compiled_once_and_kept(emulated: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert folder() == cache
+    assert (sigmoid() == 0.5).all()
+    (kept,) = cache.iterdir()
+    assert kept.name.startswith("gpubp_bias_sigmoid-")
+    forget_loaded()
+    monkeypatch.setattr(cupy().cuda.nvrtc, "compileProgram", None)  # calling it would fail
+    assert (sigmoid() == 0.5).all()
+
+
+def forget_loaded() -> None:
+    from gpubp.backends.cubins import cubins_of
+
+    cubins_of.cache_clear()
+
+
+@pytest.mark.parametrize("changed", ["source", "options", "nvrtc", "device"])
+def test_what_a_cubin_depends_on_is_in_its_name(
+    emulated: Any, cache: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    sigmoid()
+    forget_loaded()
+    if changed == "source":
+        from gpubp.backends.sources import headers
+
+        others = {**headers(), "rows.cuh": headers()["rows.cuh"] + "\n"}
+        monkeypatch.setattr("gpubp.backends.cubins.headers", lambda: others)
+    elif changed == "options":
+        monkeypatch.setattr("gpubp.backends.cubins.OPTIONS", ("-std=c++17", "-default-device"))
+    elif changed == "nvrtc":
+        monkeypatch.setattr(cupy().cuda.nvrtc, "getVersion", lambda: (12, 9))
+    else:
+        monkeypatch.setattr(cupy().cuda.Device, "compute_capability", "80")
+    sigmoid()
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_damaged_cubin_is_made_anew(emulated: Any, cache: Path) -> None:
+    sigmoid()
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    kept.unlink()  # as the old file is still mapped here
+    kept.write_bytes(whole[:100])
+    forget_loaded()
+    assert (sigmoid() == 0.5).all()
+    assert kept.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(emulated: Any, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match=r"compiled kernels cannot be kept.*set GPUBP_CACHE to a folder"):
+        assert (sigmoid() == 0.5).all()
+    backend = gpubp.get_backend("cuda")
+    backend.column_sum(backend.zeros((3, 4), "float32"), backend.empty((4,), "float32"))  # says it once
+
+
+def test_a_compile_error_names_the_kernel_and_shows_the_log(emulated: Any, cache: Path) -> None:
+    emulated.compile_error = "gpubp_bias_sigmoid.cu(3): error: no such thing"
+    with pytest.raises(
+        gpubp.DeviceError, match=r"gpubp_bias_sigmoid does not compile with -std=c\+\+17.*\n.*no such thing"
+    ):
+        sigmoid()
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("system", "variables", "expected"),
+    [
+        ("posix", {"XDG_CACHE_HOME": "/x"}, "/x/gpubp"),
+        ("posix", {}, "/home/me/.cache/gpubp"),
+        ("darwin", {}, "/home/me/Library/Caches/gpubp"),
+        ("posix", {"GPUBP_CACHE": "/mine"}, "/mine"),
+    ],
+)
+def test_where_cubins_are_kept(
+    monkeypatch: pytest.MonkeyPatch, system: str, variables: dict[str, str], expected: str
+) -> None:
+    for name in ("GPUBP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/me", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", "darwin" if system == "darwin" else "linux")
+    assert folder() == Path(expected)
+
+
+# -- a user's own kernel -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def softsign() -> Any:
+    """An activation whose kernels have a line of CUDA."""
+
+    @gpubp.elementwise("z, b -> y", cuda="T s = z + b; y = s / (1 + fabs(s))")
+    def bias_softsign(xp: Any, z: Any, b: Any, y: Any) -> None:
+        xp.add(z, b, out=y)
+        xp.divide(y, 1 + xp.absolute(y), out=y)
+
+    @gpubp.elementwise("dy, y -> dz", cuda="dz = dy * (1 - fabs(y)) * (1 - fabs(y))")
+    def softsign_delta(xp: Any, dy: Any, y: Any, dz: Any) -> None:
+        xp.multiply(dy, (1 - xp.absolute(y)) ** 2, out=dz)
+
+    class Softsign(gpubp.Activation):
+        forward, delta = bias_softsign, softsign_delta
+
+    yield Softsign
+    del gpubp.Activation.members["softsign"], KERNELS["bias_softsign"], KERNELS["softsign_delta"]
+
+
+def test_a_line_of_cuda_is_one_kernel(emulated: Any, softsign: Any, rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((30, 5)), rng.integers(0, 3, 30)
+    passes = [
+        gpubp.MLP([5, 7, 3], softsign(), dtype="float64", device=d, seed=0).backprop(x, y) for d in ("cpu", "cuda")
+    ]
+    for on_cpu, on_gpu in zip(
+        passes[0].weight_grads + passes[0].bias_grads, passes[1].weight_grads + passes[1].bias_grads, strict=True
+    ):
+        np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-12, atol=1e-15)
+    assert emulated.launched["gpubp_softsign_delta"] == 1
+    assert emulated.launched["gpubp_bias_softsign"] == 1
+
+
+def test_a_wrong_line_of_cuda_is_named(emulated: Any, softsign: Any) -> None:
+    object.__setattr__(softsign.forward, "cuda", "y = nonsense(z)")
+    with pytest.raises(gpubp.DeviceError, match=r"kernel 'bias_softsign' does not compile"):
+        gpubp.MLP([5, 7, 3], softsign(), device="cuda", seed=0).forward(np.zeros((2, 5)))
+
+
+def test_without_cuda_the_body_runs_on_the_device(emulated: Any, softsign: Any, rng: np.random.Generator) -> None:
+    for kernel in (softsign.forward, softsign.delta):
+        object.__setattr__(kernel, "cuda", None)
+    x, y = rng.standard_normal((30, 5)), rng.integers(0, 3, 30)
+    net = gpubp.MLP([5, 7, 3], softsign(), device="cuda", seed=0)
+    history = net.fit(x, y, epochs=3, verbose=0)
+    assert history["loss"][-1] < history["loss"][0]
+    assert emulated.launched["cupy.absolute"] > 0
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_says_what_was_asked_and_what_fits(emulated: Any, rng: np.random.Generator) -> None:
+    net = gpubp.MLP([10, 100, 100, 2], device="cuda", seed=0)
+    x, y = rng.standard_normal((40000, 10)).astype(np.float32), rng.integers(0, 2, 40000)
+    emulated.limit_memory(emulated.pool.used_bytes() + (8 << 20))
+    with pytest.raises(
+        gpubp.DeviceError, match=r"cuda:0 has too little memory: Out of memory allocating [\d,]+ bytes"
+    ) as caught:
+        net.fit(x, y, epochs=1, batch_size=40000, verbose=0)
+    text = str(caught.value)
+    del caught  # and with it the frames that hold the arrays
+    assert "give a smaller batch_size" in text
+    fits = int(text.split("has about ")[1].split()[0])
+    assert 1000 < fits < 40000
+    history = net.fit(x, y, epochs=1, batch_size=int(0.9 * fits), verbose=0)  # and the network is as it was
+    assert history.stopped == "finished"
+
+
+def test_parameters_that_do_not_fit(emulated: Any) -> None:
+    emulated.limit_memory(1 << 20)
+    with pytest.raises(gpubp.DeviceError, match=r"cuda:0 has too little memory: Out of memory allocating"):
+        gpubp.MLP([1000, 1000, 10], device="cuda")
+
+
+def test_a_set_that_does_not_fit_is_streamed(emulated: Any, rng: np.random.Generator) -> None:
+    """Two batches' memory is all that it takes, and the copies are made on a stream of their own."""
+    x, y = rng.standard_normal((20000, 50)).astype(np.float32), rng.integers(0, 2, 20000)
+    net = gpubp.MLP([50, 8, 2], device="cuda", seed=0)
+    used = emulated.pool.used_bytes()
+    emulated.limit_memory(used + x.nbytes // 2)
+    history = net.fit(x, y, epochs=2, batch_size=500, verbose=0)
+    assert np.isfinite(history["loss"]).all()
+    emulated.limit_memory(8 << 30)
+
+
+# -- what comes in and goes out ----------------------------------------------------------------------------------------
+
+
+def test_cupy_arrays_come_back_as_such(emulated: Any, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((9, 4)).astype(np.float32)
+    net = gpubp.MLP([4, 5, 3], device="cuda", seed=0)
+    on_device = cupy().asarray(x)
+    copies = emulated.copies_to_device
+    for call in (net.forward, net.predict_proba):
+        result = call(on_device)
+        assert isinstance(result, cupy().ndarray)
+        np.testing.assert_array_equal(result.get(), call(x))
+    assert emulated.copies_to_device == copies + 3  # predict_proba's answer is made on the host, and x came twice
+
+
+def test_a_tensor_of_another_library_comes_and_goes_without_a_copy(
+    emulated: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for a PyTorch CUDA tensor, that speaks DLPack and lies in the device's memory."""
+    library = ModuleType("tensors")
+
+    class Tensor:
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    Tensor.__module__ = "tensors"
+    library.from_dlpack = Tensor  # type: ignore[attr-defined]
+    monkeypatch.setitem(__import__("sys").modules, "tensors", library)
+    x = cupy().asarray(rng.standard_normal((9, 4)).astype(np.float32))
+    net = gpubp.MLP([4, 5, 3], device="cuda", seed=0)
+    expected = net.forward(x).get()
+    before = emulated.copies_to_device, emulated.copies_to_host
+    result = net.forward(Tensor(x))
+    assert (emulated.copies_to_device, emulated.copies_to_host) == before
+    assert isinstance(result, Tensor)
+    np.testing.assert_array_equal(result.array.get(), expected)
+
+
+def test_a_model_of_a_gpu_opens_without_one(emulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = gpubp.MLP([4, 5, 3], device="cuda", seed=0)
+    net.save(tmp_path / "model.safetensors")
+    pickled, expected = pickle.dumps(net), net.predict_proba(np.ones((2, 4)))
+    emulated.devices = 0
+    gpubp.backends.detection.why_not.cache_clear()
+    for loaded in (gpubp.load(tmp_path / "model.safetensors"), pickle.loads(pickled)):
+        assert loaded.device == "cpu"
+        np.testing.assert_allclose(loaded.predict_proba(np.ones((2, 4))), expected, rtol=1e-6)
+    with pytest.raises(gpubp.DeviceError):
+        gpubp.load(tmp_path / "model.safetensors", device="cuda")
+
+
+def test_two_devices_do_not_share_memory(emulated: Any, rng: np.random.Generator) -> None:
+    emulated.devices = 2
+    x, y = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
+    nets = [gpubp.MLP([4, 8, 3], device=f"cuda:{index}", seed=0) for index in (0, 1)]
+    losses = [net.fit(x, y, epochs=2, verbose=0)["loss"] for net in nets]
+    assert losses[0] == losses[1]
+    assert [net.device for net in nets] == ["cuda:0", "cuda:1"]
+    nets[1].to("cuda:0")
+    np.testing.assert_array_equal(nets[1].predict(x), nets[0].predict(x))
