@@ -1,8 +1,8 @@
 """A stand-in for the part of CuPy that gpubp calls, on an emulated CUDA device.
 
-`install` puts it in CuPy's place. What it refuses CuPy refuses, or a device would not forgive: a NumPy array among device
-arrays, an argument of no exact width, work on two streams that do not wait for each other. It is no model of speed, and
-its arithmetic is NumPy's and g++'s.
+`install` puts it in CuPy's place. What it refuses CuPy refuses, or a device would not forgive: a NumPy array among
+device arrays, an argument of no exact width, work on two streams that do not wait for each other. It is no model of
+speed, and its arithmetic is NumPy's and g++'s.
 """
 
 import sys

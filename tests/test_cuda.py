@@ -17,7 +17,8 @@ from gpubp.kernel import KERNELS
 from gpubp.losses import Loss
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
-DTYPES = sorted(EPS)
+# In float64 g++ would compile as many kernels again for the emulator.
+DTYPES = ["float32", pytest.param("float64", marks=pytest.mark.check)]
 
 
 def pair(sizes: list[int], *args: Any, **settings: Any) -> tuple[gpubp.MLP, gpubp.MLP]:
@@ -123,18 +124,19 @@ def test_a_backward_pass(cuda: str, activation: str, dtype: str, rng: np.random.
             close(got, truth, dtype, 128)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", sorted(Loss.members))
-def test_every_loss(cuda: str, loss: str, rng: np.random.Generator) -> None:
+def test_every_loss(cuda: str, loss: str, dtype: str, rng: np.random.Generator) -> None:
     output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "poisson": "exp"}.get(loss, "identity")
     x = rng.normal(size=(40, 6))
     y = rng.integers(0, 2, (40, 4)).astype(float) if output != "softmax" else rng.integers(0, 4, 40)
     weights = rng.random(40)
-    on_cpu, on_gpu = pair([6, 8, 4], "tanh", output, loss)
+    on_cpu, on_gpu = pair([6, 8, 4], "tanh", output, loss, dtype=dtype)
     for given in (None, weights):
         passes = [net.backprop(x, y, given) for net in (on_cpu, on_gpu)]
-        close(passes[1].deltas[0], passes[0].deltas[0], "float64", 64)
-        close(passes[1].sample_losses, passes[0].sample_losses, "float64", 64)
-    assert on_gpu.evaluate(x, y, weights) == pytest.approx(on_cpu.evaluate(x, y, weights), rel=1e-10)
+        close(passes[1].deltas[0], passes[0].deltas[0], dtype, 64)
+        close(passes[1].sample_losses, passes[0].sample_losses, dtype, 64)
+    assert on_gpu.evaluate(x, y, weights) == pytest.approx(on_cpu.evaluate(x, y, weights), rel=1e3 * EPS[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,6 +1,7 @@
 """The CUDA backend's Python on the emulated device: what it launches, waits for, keeps, and says of failures."""
 
 import importlib
+import json
 import pickle
 from pathlib import Path
 from types import ModuleType
@@ -8,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import gpubp
 from gpubp.backends.cubins import folder
+from gpubp.cli import main
 from gpubp.kernel import KERNELS
 
 pytestmark = pytest.mark.toolchain
@@ -326,3 +329,23 @@ def test_two_devices_do_not_share_memory(emulated: Any, rng: np.random.Generator
     assert [net.device for net in nets] == ["cuda:0", "cuda:1"]
     nets[1].to("cuda:0")
     np.testing.assert_array_equal(nets[1].predict(x), nets[0].predict(x))
+
+
+def test_the_command_line_trains_there(emulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Any:
+        result = CliRunner().invoke(main, [*arguments, "--quiet"], prog_name="gpubp")
+        assert result.exit_code == 0, result.output
+        return result
+
+    run("train", "digits", "--epochs", "2", "--hidden", "32", "--device", "cuda", "-o", "run")
+    assert emulated.launched["gpubp_adam"] > 100
+    run("train", "digits", "--epochs", "2", "--hidden", "32", "--device", "cpu", "-o", "run on the cpu")
+    evaluations = [("run", "cuda"), ("run", "cpu"), ("run on the cpu", "cpu")]
+    scores = [
+        json.loads(run("evaluate", model, "digits", "--device", on, "--json").stdout) for model, on in evaluations
+    ]
+    assert scores[0]["accuracy"] == scores[1]["accuracy"] == pytest.approx(scores[2]["accuracy"], abs=0.02)
+    rows = json.loads(run("devices", "--json").stdout)["devices"]
+    assert [(row["device"], row["available"], row["name"]) for row in rows][1] == ("cuda:0", "yes", "Emulated")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-
-from emulated.machine import MACHINE, EmulationError, Memory
+from emulated.machine import MACHINE, Memory
+from emulator.kernels import EmulationError
 
 PRODUCTS = ("matmul", "dot", "tensordot", "vdot", "inner")
 IMPLICIT = (
@@ -205,6 +205,7 @@ ARITHMETIC = {
     **{"mod": np.remainder, "pow": np.power, "matmul": np.matmul, "and": np.bitwise_and, "or": np.bitwise_or},
     **{"xor": np.bitwise_xor, "lshift": np.left_shift, "rshift": np.right_shift},
 }
+METHODS = "all any argmax argmin astype copy dot max mean min ravel reshape sum take transpose view"
 COMPARISONS = {"lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal}
 COMPARISONS |= {"ge": np.greater_equal, "gt": np.greater, "neg": np.negative, "abs": np.absolute, "invert": np.invert}
 for word, ufunc in ARITHMETIC.items():
@@ -213,7 +214,7 @@ for word, ufunc in ARITHMETIC.items():
     setattr(ndarray, f"__i{word}__", method(ufunc, in_place=True))
 for word, ufunc in COMPARISONS.items():
     setattr(ndarray, f"__{word}__", method(ufunc))
-for word in "all any argmax argmin astype copy dot max mean min ravel reshape sum take transpose view".split():
+for word in METHODS.split():
     setattr(ndarray, word, method(getattr(np.ndarray, word)))
 for convert in (bool, int, float, complex, operator.index):
     name = f"__{convert.__name__.strip('_')}__"

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emulator.build import CompileError
-from emulator.kernels import EmulationError, Kernel, kernels
-
 from emulated.array import arrays_in, ndarray, to_host
 from emulated.machine import MACHINE
+from emulator.build import CompileError
+from emulator.kernels import EmulationError, Kernel, kernels
 
 OPTIONS = re.compile(r"-(std=c\+\+\d\d|(ftz|fmad)=(true|false)|arch=sm_\d+|default-device|I.+|D.+)")
 C_TYPES = {"f": "float", "d": "double", "i": "int", "I": "unsigned", "l": "long long", "?": "bool"}
@@ -29,7 +28,7 @@ class CUDADriverError(RuntimeError):
     pass
 
 
-class CompileException(Exception):
+class CompileException(Exception):  # noqa: N818
     pass
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from emulator.kernels import FORWARD, EmulationError
 
-FORWARD, REVERSE, RANDOM = range(3)
 RUNTIME = 13000  # the CUDA version of the pretended CuPy
 ALIGNMENT = 512  # of what CuPy's pool gives
 STATUS = {
@@ -13,10 +13,6 @@ STATUS = {
     100: "cudaErrorNoDevice: no CUDA-capable device is detected",
     101: "cudaErrorInvalidDevice: invalid device ordinal",
 }
-
-
-class EmulationError(AssertionError):
-    """A mistake that a device would not report, or not in a way that a test could tell."""
 
 
 class CUDARuntimeError(RuntimeError):

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <deque>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -57,7 +58,12 @@ Fiber* scheduler;
 
 // Stacks outlive the threads that run on them, one after another.
 std::vector<std::unique_ptr<Fiber>> fibers;
-std::vector<Fiber*> idle;
+std::deque<Fiber*> idle;
+std::size_t taken;  // in this launch
+
+// To ThreadSanitizer a fiber is one thread. So each thread of a launch has its own, as far as the memory for so many goes:
+// from then on a block gets those of blocks long past, and its races with just these are missed.
+constexpr std::size_t MOST_WATCHED = 2048;
 
 char end_tag;  // what all threads did happened before what follows the launch
 
@@ -95,7 +101,7 @@ void start_turn() {
 }
 
 // What a fiber does: it runs a thread to its end, then the next in turn if that one has no fiber yet (two switches
-// less), else it is idle until the scheduler gives it another. To ThreadSanitizer a fiber is one thread.
+// less), else it is idle until the scheduler gives it another.
 void live() {
   for (;;) {
     acquire(&tags[0]);
@@ -115,12 +121,14 @@ void live() {
 }
 
 Fiber* take_fiber() {
-  if (idle.empty()) {
+  bool reusable = !races_are_watched || taken < fibers.size() || fibers.size() >= MOST_WATCHED;
+  ++taken;
+  if (idle.empty() || !reusable) {
     fibers.push_back(std::make_unique<Fiber>(live));
     return fibers.back().get();
   }
-  Fiber* fiber = idle.back();
-  idle.pop_back();
+  Fiber* fiber = races_are_watched ? idle.front() : idle.back();
+  races_are_watched ? idle.pop_front() : idle.pop_back();
   return fiber;
 }
 
@@ -242,6 +250,8 @@ void run_block(Order order, std::mt19937& random) {
     }
   } while (!turns.empty() && error.empty());
   if (error.empty() && ended < threads.size()) error = deadlock();
+  if (races_are_watched)
+    for (Thread& thread : threads) idle.push_back(thread.fiber);
 }
 
 bool within_limits(dim3 grid, dim3 block) {
@@ -319,6 +329,7 @@ const char* run(const void* kernel, dim3 grid, dim3 block, void (*thread_body)(v
     error = "a grid of " + name(grid) + " blocks of " + name(block) + " threads is outside CUDA's limits";
     return error.c_str();
   }
+  taken = 0;
   find_shared_memory(kernel);
   std::mt19937 random(seed);
   std::vector<unsigned> blocks(std::size_t(grid.x) * grid.y * grid.z);
@@ -334,10 +345,9 @@ const char* run(const void* kernel, dim3 grid, dim3 block, void (*thread_body)(v
     if (!error.empty()) break;
   }
   acquire(&end_tag);
-  if (!error.empty()) fibers.clear();  // some of them wait for ever
-  if (!error.empty() || races_are_watched) {
+  if (!error.empty()) {  // some of them wait for ever
     idle.clear();
-    for (auto& fiber : fibers) idle.push_back(fiber.get());
+    fibers.clear();
   }
   return error.empty() ? nullptr : error.c_str();
 }

@@ -1,4 +1,4 @@
-"""Kernels compiled for the CPU, as Python functions: compiled by `build.library` with their entries, loaded, launched."""
+"""Kernels on the CPU as Python functions: compiled by `build.library` with an entry for each, loaded, launched."""
 
 import ctypes
 import itertools
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from emulator.build import library
 
 FORWARD, REVERSE, RANDOM = range(3)  # the order of threads and blocks
