@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,9 +222,12 @@ def test_a_report_of_pytest_is_counted() -> None:
     assert found == {"passed": 1, "failed": 2, "skipped": 1, "failures": ["b: off by one", "d: broke"]}
 
 
-def test_the_files_with_gpu_tests_are_found() -> None:
-    assert "test_gpu.py" in parity.gpu_files()
-    assert "test_metrics.py" not in parity.gpu_files()
+@pytest.mark.check
+def test_the_files_with_gpu_tests_are_known() -> None:
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "--collect-only", "-q", "-p", "no:cacheprovider", "tests"]
+    listed = subprocess.run(command, cwd=parity.ROOT, capture_output=True, text=True, check=True).stdout
+    files = {line.split("::")[0].removeprefix("tests/") for line in listed.splitlines() if "::" in line}
+    assert files == set(parity.FILES)
 
 
 def test_the_peers_cells_cover_every_net_and_batch_once() -> None:

@@ -33,6 +33,7 @@ def test_the_host_sigmoid_is_compared_bit_by_bit() -> None:
     assert found["first"][0][0] == z[100, 7]
 
 
+@pytest.mark.check
 @pytest.mark.cuda_toolchain
 def test_the_probes_kernels_compile() -> None:
     cupy = pytest.importorskip("cupy")

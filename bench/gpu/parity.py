@@ -11,12 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
+FILES = ["test_cuda.py"]  # those with tests marked gpu
 LONGEST = 500  # characters of a failure that are kept
-
-
-def gpu_files() -> list[str]:
-    """Those with tests marked gpu."""
-    return [path.name for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text()]
 
 
 def check(dtype: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def of_probe() -> list[Cell]:
 def of_parity() -> list[Cell]:
     return [
         *question("parity", "parity:check", ["float32", "float64"], 15),
-        *question("parity", "parity:suite", parity.gpu_files(), 20),
+        *question("parity", "parity:suite", parity.FILES, 60),
     ]
 
 

@@ -61,8 +61,8 @@ std::vector<std::unique_ptr<Fiber>> fibers;
 std::deque<Fiber*> idle;
 std::size_t taken;  // in this launch
 
-// To ThreadSanitizer a fiber is one thread. So each thread of a launch has its own, as far as the memory for so many goes:
-// from then on a block gets those of blocks long past, and its races with just these are missed.
+// To ThreadSanitizer a fiber is one thread, so each thread of a launch has its own, as far as its memory goes. After
+// that a block gets those of the blocks longest past, and its races with just these are missed.
 constexpr std::size_t MOST_WATCHED = 2048;
 
 char end_tag;  // what all threads did happened before what follows the launch
