@@ -13,6 +13,7 @@ input.
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,10 @@ def _declare(
     if len(sides) != 2 or not all(name.isidentifier() for name in names):
         raise DataError(f'kernel signature {signature!r} must read like "dy, y -> dz": names, an arrow, names')
     reads, writes = (tuple(name.removesuffix("[]") for name in side) for side in sides)
+    if cuda is not None and (not isinstance(cuda, str) or not all(_assigns(cuda, name) for name in writes)):
+        raise DataError(
+            f'cuda={cuda!r} must be CUDA C++ that assigns {" and ".join(writes)}, such as "{writes[0]} = ..."'
+        )
     rows = frozenset(name.removesuffix("[]") for side in sides for name in side if name.endswith("[]"))
 
     def declare(body: Body) -> Kernel:
@@ -121,14 +126,18 @@ def _declare(
     return declare
 
 
+def _assigns(cuda: str, name: str) -> bool:
+    return re.search(rf"\b{name}\s*[-+*/]?=(?!=)", cuda) is not None
+
+
 def elementwise(
     signature: str, source: str | None = None, scratch: int = 0, cuda: str | None = None
 ) -> Callable[[Body], Kernel]:
     """Declare a kernel that computes each element of its outputs from the same element of its inputs.
 
     Inputs broadcast as in NumPy: a bias (W,) or a scalar beside arrays (N, W). `cuda` is the same in a line of CUDA C++
-    for one element, with T for float or double, such as "dz = dy * y * (T(1) - y)"; without it the body runs on a GPU,
-    an operation at a time.
+    for one element, with T for float or double, such as "dz = dy * y * (T(1) - y)" or, where z is updated too,
+    "z += b; y = sin(z)"; without it the body runs on a GPU, an operation at a time.
     """
     return _declare("elementwise", signature, source, scratch, cuda)
 

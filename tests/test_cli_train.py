@@ -252,7 +252,7 @@ def test_a_renamed_file_is_the_same(flowers: Path) -> None:
 def test_what_was_understood_and_what_was_learned_too_well_is_said(rng: np.random.Generator) -> None:
     np.savez("noise.npz", x=rng.normal(size=(60, 8)), y=rng.normal(size=60))
     result = run("train", "noise.npz", "--epochs", "60", "-o", "out")
-    rows = "43 rows to train, 5 to validate, 12 to test\n60 epochs in batches of 16, adam at 0.001"
+    rows = "43 rows to train, 5 to validate, 12 to test\n60 epochs in batches of 16, adam at 0.001, on the CPU"
     assert result.stderr.startswith(f"a regression from 8 inputs: {rows}\n")
     assert "with --patience 10 training stops early and keeps the best weights" in result.stderr
     assert "--patience" not in run("train", "noise.npz", "--epochs", "60", "--patience", "10").stderr

@@ -349,3 +349,27 @@ def test_the_command_line_trains_there(emulated: Any, tmp_path: Path, monkeypatc
     assert scores[0]["accuracy"] == scores[1]["accuracy"] == pytest.approx(scores[2]["accuracy"], abs=0.02)
     rows = json.loads(run("devices", "--json").stdout)["devices"]
     assert [(row["device"], row["available"], row["name"]) for row in rows][1] == ("cuda:0", "yes", "Emulated")
+
+
+@pytest.mark.parametrize("cuda", ["", 5, "garbage", "foo = 1", "y == z", "z = 1"])
+def test_a_line_of_cuda_that_assigns_nothing_is_refused(cuda: Any) -> None:
+    with pytest.raises(gpubp.DataError, match=r"cuda=.* must be CUDA C\+\+ that assigns z and y"):
+        gpubp.elementwise("z, b -> z, y", cuda=cuda)
+
+
+def test_a_line_of_cuda_may_write_two_outputs(emulated: Any, rng: np.random.Generator) -> None:
+    @gpubp.elementwise("z, b -> z, y", cuda="z += b; y = sin(z)")
+    def bias_sine(xp: Any, z: Any, b: Any, y: Any) -> None:
+        xp.sin(xp.add(z, b, out=z), out=y)
+
+    try:
+        backend = gpubp.get_backend("cuda")
+        z, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 3), 3))
+        device = [backend.asarray(a, "float32") for a in (z, b)]
+        y = backend.empty((5, 3), "float32")
+        backend.run(bias_sine, *device, y)
+        np.testing.assert_allclose(backend.to_numpy(device[0]), z + b, rtol=1e-6)
+        np.testing.assert_allclose(backend.to_numpy(y), np.sin(z + b), rtol=1e-5, atol=1e-6)
+        assert emulated.launched["gpubp_bias_sine"] == 1
+    finally:
+        del KERNELS["bias_sine"]

@@ -33,7 +33,8 @@ def get_backend(device: str = "auto") -> Backend:
         return CupyBackend(index)
     if device == "auto":
         return NumpyBackend(fallback=reason)
-    raise DeviceError(f"device={device!r} is not available: {reason}. Use device='cpu' or 'auto' to run on the CPU")
+    instead = "'cpu' runs on the CPU, and 'auto' on a GPU only where one works"
+    raise DeviceError(f"device={device!r} is not available: {reason}. {instead}")
 
 
 def devices() -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ OPTIONS = ("-std=c++17", "-default-device", "-ftz=false", "-fmad=false")
 def folder() -> Path:
     """Where cubins are kept: $GPUBP_CACHE, else gpubp/ in the user's cache folder."""
     if given := os.environ.get("GPUBP_CACHE"):
-        return Path(given)
+        return Path(given).expanduser()
     if os.name == "nt":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "gpubp"
     if sys.platform == "darwin":

@@ -64,7 +64,10 @@ class Group(click.Group):
                     sys.stdout.flush()
         except GpubpError as error:
             click.echo(f"error: {error}", err=True)
-            code = EXIT_DEVICE if isinstance(error, DeviceError) else EXIT_FAILURE
+            from gpubp.backends.base import OutOfMemoryError  # here, as it costs NumPy
+
+            missing = isinstance(error, DeviceError) and not isinstance(error, OutOfMemoryError)
+            code = EXIT_DEVICE if missing else EXIT_FAILURE
             ctx.exit(EXIT_DATA if isinstance(error, DataError | ShapeError) else code)
         except KeyboardInterrupt:  # training itself ends with a saved model; this is before or after it
             click.echo("interrupted", err=True)

@@ -64,7 +64,7 @@ class Session:
         return (
             f"{what}{target} from {self.net.sizes[0]} inputs: {rows[0]} rows to train, {rows[1]} to validate, "
             f"{rows[2]} to test\n{self.epochs} epochs in batches of {self.batch_size}, "
-            f"{settings['optimizer']} at {settings['lr']:g}"
+            f"{settings['optimizer']} at {settings['lr']:g}, on {'the CPU' if self.net.device == 'cpu' else self.net.device}"
         )
 
     def portable(self, settings: dict[str, Any]) -> dict[str, Any]:
