@@ -23,14 +23,16 @@ class Slot:
         self._computed = cupy.cuda.Event(disable_timing=True)
         self.arrays: list[Array] = []
 
-    def fill(self, batch: list[Any], dtype: Any, copying: Any) -> None:
+    def fill(self, batch: list[Any], dtype: Any, computing: Any, copying: Any) -> None:
         """Begin to copy a batch of host arrays, in this dtype."""
         self._copied.synchronize()  # the host may write the pinned memory again
-        copying.wait_event(self._computed)  # and the copy the device memory
-        self.arrays = []
         for column, values in enumerate(batch):
             if column == len(self._pinned) or self._pinned[column].size < values.size:
                 self._make_room(column, values.size, dtype)
+                computing.record(self._computed)  # what had this memory before may still be computed on
+        copying.wait_event(self._computed)  # the copy may write the device memory again
+        self.arrays = []
+        for column, values in enumerate(batch):
             pinned, device = (
                 room[column][: values.size].reshape(values.shape) for room in (self._pinned, self._device)
             )
@@ -58,7 +60,7 @@ def uploaded(cupy: Any, batches: Iterable[list[Any]], dtype: Any) -> Iterator[li
     try:
         for number, batch in enumerate(batches):
             slot = slots[number % 2]
-            slot.fill(batch, dtype, copying)
+            slot.fill(batch, dtype, computing, copying)
             if waiting:
                 yield from waiting.lend(computing)
             waiting = slot

@@ -76,6 +76,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.used = self.held = 0
+        self.freed: dict[Stream, int] = {}  # the work on what was freed, which new memory may still be in
 
     def used_bytes(self) -> int:
         return self.used
@@ -105,7 +106,7 @@ class Memory:
         MACHINE.check_device()
         self.device = MACHINE.device
         self.written: tuple[Stream, int] | None = None
-        self.read: dict[Stream, int] = {}
+        self.read = dict(self.pool.freed)
         if foreign is not None:
             self.bytes = foreign
             return
@@ -119,6 +120,8 @@ class Memory:
 
     def __del__(self) -> None:
         self.pool.used -= self.size
+        merge(self.pool.freed, self.read)
+        merge(self.pool.freed, dict([self.written] if self.written else []))
 
     def use(self, write: bool) -> None:
         """The next work of the current stream reads or writes it."""
