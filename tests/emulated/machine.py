@@ -103,10 +103,10 @@ class Memory:
     def __init__(self, nbytes: int, foreign: Any = None) -> None:
         self.size = 0
         self.pool = MACHINE.pool
-        MACHINE.check_device()
-        self.device = MACHINE.device
         self.written: tuple[Stream, int] | None = None
         self.read = dict(self.pool.freed)
+        MACHINE.check_device()
+        self.device = MACHINE.device
         if foreign is not None:
             self.bytes = foreign
             return
