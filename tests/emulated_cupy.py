@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from emulated.array import PinnedMemoryPointer, apply, ndarray, on_device, view
-from emulated.kernels import CompileException, ElementwiseKernel, Nvrtc, RawModule
+from emulated.kernels import CompileException, CUDADriverError, ElementwiseKernel, Nvrtc, RawModule
 from emulated.machine import MACHINE, RUNTIME, CUDARuntimeError, Event, Machine, Memory, OutOfMemoryError, Stream
 
 
@@ -85,6 +85,7 @@ class Cupy(ModuleType):
             Stream=Stream,
             alloc_pinned_memory=alloc_pinned_memory,
             compiler=SimpleNamespace(CompileException=CompileException),
+            driver=SimpleNamespace(CUDADriverError=CUDADriverError),
             get_current_stream=lambda device_id=-1: MACHINE.stream,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             nvrtc=Nvrtc(),

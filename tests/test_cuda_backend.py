@@ -252,6 +252,13 @@ def test_parameters_that_do_not_fit(emulated: Any) -> None:
         gpubp.MLP([1000, 1000, 10], device="cuda")
 
 
+def test_a_device_that_fails_is_named(emulated: Any) -> None:
+    net = gpubp.MLP([4, 5, 3], device="cuda", seed=0)
+    emulated.devices = 0
+    with pytest.raises(gpubp.DeviceError, match=r"cuda:0 failed: cudaErrorNoDevice.*start the program anew"):
+        net.forward(np.ones((2, 4)))
+
+
 def test_a_set_that_does_not_fit_is_streamed(emulated: Any, rng: np.random.Generator) -> None:
     """Two batches' memory is all that it takes, and the copies are made on a stream of their own."""
     x, y = rng.standard_normal((20000, 50)).astype(np.float32), rng.integers(0, 2, 20000)

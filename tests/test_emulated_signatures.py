@@ -20,7 +20,7 @@ RawModule.get_function ndarray.get ndarray.set ndarray.fill cuda.Device cuda.Dev
 cuda.Event.synchronize cuda.Stream cuda.Stream.record cuda.Stream.wait_event cuda.Stream.synchronize
 cuda.alloc_pinned_memory cuda.get_current_stream cuda.nvrtc.createProgram cuda.nvrtc.compileProgram
 cuda.nvrtc.getProgramLog cuda.nvrtc.getCUBIN cuda.nvrtc.destroyProgram cuda.nvrtc.getVersion
-cuda.runtime.getDeviceCount cuda.runtime.getDeviceProperties cuda.runtime.driverGetVersion
+cuda.driver.CUDADriverError cuda.runtime.getDeviceCount cuda.runtime.getDeviceProperties cuda.runtime.driverGetVersion
 cuda.runtime.runtimeGetVersion
 """
 PRESENT = """

@@ -36,11 +36,15 @@ class CupyBackend(Backend):
 
     @contextmanager
     def _session(self) -> Iterator[None]:
-        with self._device:
-            try:
+        cuda = self.xp.cuda
+        try:
+            with self._device:
                 yield
-            except self.xp.cuda.memory.OutOfMemoryError as error:
-                raise self._no_room(error) from None
+        except cuda.memory.OutOfMemoryError as error:
+            raise self._no_room(error) from None
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            remedy = "start the program anew, and see what gpubp devices --check says of the device"
+            raise DeviceError(f"{self.name} failed: {error}; {remedy}") from None
 
     def _no_room(self, error: Exception) -> OutOfMemoryError:
         return OutOfMemoryError(f"{self.name} has too little memory: {str(error).rstrip('.')}")
