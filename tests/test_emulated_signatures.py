@@ -20,14 +20,14 @@ RawModule.get_function ndarray.get ndarray.set ndarray.fill cuda.Device cuda.Dev
 cuda.Event.synchronize cuda.Stream cuda.Stream.record cuda.Stream.wait_event cuda.Stream.synchronize
 cuda.alloc_pinned_memory cuda.get_current_stream cuda.nvrtc.createProgram cuda.nvrtc.compileProgram
 cuda.nvrtc.getProgramLog cuda.nvrtc.getCUBIN cuda.nvrtc.destroyProgram cuda.nvrtc.getVersion
-cuda.driver.CUDADriverError cuda.runtime.getDeviceCount cuda.runtime.getDeviceProperties cuda.runtime.driverGetVersion
+cuda.runtime.getDeviceCount cuda.runtime.getDeviceProperties cuda.runtime.driverGetVersion
 cuda.runtime.runtimeGetVersion
 """
 PRESENT = """
 ndarray.T ndarray.all ndarray.any ndarray.argmax ndarray.astype ndarray.copy ndarray.data ndarray.device ndarray.dtype
 ndarray.flags ndarray.item ndarray.max ndarray.min ndarray.nbytes ndarray.ndim ndarray.reshape ndarray.shape
 ndarray.size ndarray.sum ndarray.view ndarray.__dlpack__ ndarray.__dlpack_device__ cuda.Device.mem_info
-cuda.Device.compute_capability matmul ones
+cuda.Device.compute_capability cuda.driver.CUDADriverError matmul ones
 """
 
 
