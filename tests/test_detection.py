@@ -286,3 +286,10 @@ def test_this_machine_without_a_stand_in() -> None:
     reason = detection.why_not(0)
     assert reason is None or ("; " in reason and "\n" not in reason)
     assert detection.why_not(99)
+
+
+def test_a_checkout_installs_through_dev_py(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBP_COMMAND", "python3 dev.py")
+    assert detection._install(12040) == "GPUBP_EXTRAS=cuda12 python3 dev.py devices"
+    monkeypatch.setenv("GPUBP_COMMAND", "gpubp")
+    assert detection._install(12040) == "pip install 'cupy-cuda12x[ctk]'"

@@ -169,7 +169,10 @@ def _unwritable(error: Exception) -> str | None:
 
 def _install(version: int) -> str:
     """The line that installs a CuPy, with all that it loads, for this version of CUDA; 0 where none is known."""
-    return f"pip install 'cupy-cuda{12 if version // 1000 == 12 else 13}x[ctk]'"
+    major, command = 12 if version // 1000 == 12 else 13, os.environ.get("GPUBP_COMMAND", "")
+    if "dev.py" in command:  # which installs into an environment of its own
+        return f"GPUBP_EXTRAS=cuda{major} {command} devices"
+    return f"pip install 'cupy-cuda{major}x[ctk]'"
 
 
 def _capability(device: Any) -> tuple[int, int]:
