@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench.gpu import epochs, kernels, parity, peers, probe, products
-from bench.gpu.__main__ import main, missing, path_of, wrong
+from bench.gpu.__main__ import listing, main, missing, path_of, wrong
 from bench.gpu.child import Child, UnansweredError
 from bench.gpu.harness import Cell, Clock, run
 from bench.gpu.plan import PARTS, cells
@@ -138,8 +138,12 @@ def test_only_results_of_the_same_device_are_merged(tmp_path: Path, capsys: pyte
     with pytest.raises(UnusableError, match="is of 'Imagined' and this is 'Another'"):
         Results(tmp_path / "new.json", {**MACHINE, "device": "Another"}, [], file)
     file.write_text("{}")
-    assert main(["--resume", str(file)]) == 2
-    assert "is no results file" in capsys.readouterr().err
+    for earlier, told in ((file, "is no results file"), (tmp_path / "no.json", "cannot be read: No such file")):
+        assert main(["--resume", str(earlier)]) == 2
+        found = capsys.readouterr().err
+        assert told in found
+        assert "give the .json that an earlier run wrote" in found
+        assert "Error" not in found
 
 
 def test_a_page_shows_answers_failures_and_runs(tmp_path: Path) -> None:
@@ -178,21 +182,51 @@ def test_without_a_gpu_it_ends_at_once_with_the_reason(tmp_path: Path, capsys: p
 
 
 def test_a_dry_run_lists_the_cells_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--dry-run"]) == 0
-    listed = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
-    assert listed == [str(cell) for part in PARTS for cell in cells(part)]
-    assert len(set(listed)) == len(listed)
-    assert [part for part, _ in itertools.groupby(listed, lambda name: name.split("/")[0])] == list(PARTS)
+    assert main(["--dry-run", "--budget", "100000"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    within, cut = split_at_the_line(printed)
+    planned = [str(cell) for part in PARTS for cell in cells(part)]
+    assert within == [name for name in planned if name not in cut]
+    assert not [name for name in cut if name.startswith("peers/")]  # which has no cap of its own
+    assert len(set(planned)) == len(planned)
+    assert [part for part, _ in itertools.groupby(within, lambda name: name.split("/")[0])] == list(PARTS)
     assert main(["--dry-run", "--only", "peers,probe"]) == 0
-    assert "parity" not in capsys.readouterr().out
+    assert "parity/" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("given", [["--only", "proof"], ["--only", ","], ["--budget", "0"]])
+def split_at_the_line(printed: list[str]) -> tuple[list[str], list[str]]:
+    """The cells that a dry run says are reached, and those after the line."""
+    lines = [number for number, line in enumerate(printed) if line.startswith("---")] or [len(printed)]
+    names = [line.split("  ")[-1] for line in printed]
+    return names[: lines[0]], names[lines[0] + 1 :]
+
+
+def test_a_dry_run_shows_where_the_budget_cuts() -> None:
+    planned = [imagined("fine", "a", estimate=30), imagined("fine", "b", estimate=50), imagined("fine", estimate=10)]
+    printed = listing(planned, 45).splitlines()
+    assert split_at_the_line(printed) == (["part/fine/a", "part/fine/cell"], ["part/fine/b"])  # as a run would skip it
+    assert printed[2].startswith("--- not reached within 45 s")
+    assert "---" not in listing(planned, 90)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes close otherwise")
+def test_a_reader_that_leaves_gets_no_traceback() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "bench.gpu", "--dry-run"]
+    ran = subprocess.run(command, cwd=parity.ROOT, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("given", [["--only", "proof"], ["--only", ","], ["--budget", "-5"], ["--budget", "nan"]])
 def test_what_it_cannot_do_is_a_usage_error(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(given)
     assert ended.value.code == 2
-    assert given[0] in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"error: {given[0]} " in told
+    assert ("--only needs" in told) == (given[1] == ",")
 
 
 def test_every_cell_has_a_function_that_takes_its_name() -> None:

@@ -7,6 +7,7 @@ reached is answered, and right; 1 one is not; 2 usage; 3 no GPU can be used.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from bench.gpu.harness import Cell, Clock, run
 from bench.gpu.machine import ROOT
 from bench.gpu.plan import CAPS, PARTS, cells
 from bench.gpu.results import Results, UnusableError, read
+from gpubp.cli.streams import give_up_streams
 
 FIRST_CALL = 60.0  # seconds that a driver, CuPy and their first kernel may take
 
@@ -36,24 +38,32 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     add("--only", default=",".join(PARTS), metavar="PART,...", help=f"of {', '.join(PARTS)}")
     add("--resume", type=Path, metavar="FILE", help="run what this results file lacks, and merge both")
     add("--out", type=Path, default=ROOT / "bench/results", metavar="DIR", help="where results go (bench/results)")
-    add("--dry-run", action="store_true", help="only list the cells with the seconds that each should take")
+    add("--dry-run", action="store_true", help="only list the cells, with estimates, and where the budget cuts")
     options = parser.parse_args(given)
     options.only = [part for part in options.only.split(",") if part]
     for part in options.only:
         if part not in PARTS:
             parser.error(f"--only names no part {part!r}; choose from {', '.join(PARTS)}")
-    if not options.only or not options.budget > 0:
-        parser.error("--only needs a part, --budget a positive number of seconds")
+    if not options.only:
+        parser.error(f"--only needs a part; choose from {', '.join(PARTS)}")
+    if not (options.budget > 0 and math.isfinite(options.budget)):
+        parser.error(f"--budget {options.budget:g} is not a positive number of seconds")
     return options
 
 
-def listing(planned: list[Cell]) -> str:
-    """Every cell with its estimate, and when it should be done if those before it are."""
-    lines, total = [], 0.0
+def listing(planned: list[Cell], budget: float) -> str:
+    """Every cell with its estimate, and when it should be done; those that the budget would cut come after a line."""
+    total, reached, cut = 0.0, list[str](), list[str]()
+    clock = Clock(budget, CAPS, lambda: total)
     for cell in planned:
-        total += cell.estimate
-        lines.append(f"{cell.estimate:6.1f} s, {total:7.1f} s in all  {cell}")
-    return "\n".join(lines)
+        if clock.left(cell.part) < cell.estimate:
+            cut.append(f"{cell.estimate:6.1f} s{'':18}{cell}")
+        else:
+            total += cell.estimate
+            reached.append(f"{cell.estimate:6.1f} s, {total:7.1f} s in all  {cell}")
+    caps = ", ".join(f"{part} {seconds:g} s" for part, seconds in CAPS.items())
+    line = f"--- not reached within {budget:g} s, of which these parts get at most: {caps} ---"
+    return "\n".join([*reached, *([line, *cut] if cut else [])])
 
 
 def wrong(answer: Any) -> bool:
@@ -85,7 +95,7 @@ def main(given: list[str] | None = None) -> int:
         say(str(error))
         return 2
     if options.dry_run:
-        print(listing(asked))
+        print(listing(asked, options.budget))
         return 0
     child = Child()
     try:
@@ -112,4 +122,10 @@ def main(given: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output left; results are in their files
+        give_up_streams()
+        code = 1
+    sys.exit(code)

@@ -30,12 +30,13 @@ class Cell:
 class Clock:
     """What is left of the budget, and of what one part may take of it."""
 
-    def __init__(self, budget: float, caps: Mapping[str, float]) -> None:
-        self._end = time.monotonic() + budget
+    def __init__(self, budget: float, caps: Mapping[str, float], seconds: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._end = seconds() + budget
         self._caps, self._ends = caps, dict[str, float]()
 
     def left(self, part: str) -> float:
-        now = time.monotonic()
+        now = self._seconds()
         part_end = self._ends.setdefault(part, now + self._caps.get(part, float("inf")))
         return min(self._end, part_end) - now
 

@@ -49,11 +49,12 @@ class Results:
 
 def read(path: Path) -> dict[str, Any]:
     """An earlier file of results."""
+    remedy = "give the .json that an earlier run wrote, by default into bench/results, or leave --resume away"
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         document["runs"][0]["device"], document["cells"].values(), document["unreached"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UnusableError(
-            f"--resume {path} is no results file of bench.gpu: {type(error).__name__}: {error}"
-        ) from None
+    except OSError as error:
+        raise UnusableError(f"--resume {path} cannot be read: {error.strerror}; {remedy}") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise UnusableError(f"--resume {path} is no results file of bench.gpu; {remedy}") from None
     return document

@@ -75,7 +75,7 @@ class Backend(ABC):
 
     @abstractmethod
     def free_memory(self) -> int:
-        """Bytes that arrays may still take."""
+        """Bytes that arrays may still take; 0 where nobody tells."""
 
     def holds(self, nbytes: int) -> bool:
         """Whether a data set of this size may lie on the device as a whole."""

@@ -1,6 +1,5 @@
 """The CPU: NumPy and its BLAS. In float64 it is the truth that every other backend is measured against."""
 
-import os
 from contextlib import AbstractContextManager
 from math import prod
 from typing import Any
@@ -64,7 +63,7 @@ class NumpyBackend(Backend):
         return memory[start : start + size].view(dtype).reshape(shape)
 
     def free_memory(self) -> int:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+        return processor.available_memory()
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         out = self.empty(shape, dtype)

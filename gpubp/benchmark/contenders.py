@@ -1,5 +1,6 @@
 """Who takes part: the contenders by name, what each needs, and why one cannot take part under a setting."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,7 +11,13 @@ from gpubp.benchmark.peers import jax_jit, sklearn_partial_fit, torch_compile, t
 from gpubp.benchmark.problem import Problem
 from gpubp.errors import DeviceError
 
-__all__ = ["BUILDERS", "PEERS", "Builder", "Contender", "DifferentWorkError", "Setting", "check"]
+__all__ = ["BUILDERS", "PEERS", "Builder", "Contender", "DifferentWorkError", "Setting", "check", "to_install"]
+
+
+def to_install(extra: str, packages: str) -> str:
+    """What to type for packages that are missing: dev.py, which says how it was started, installs extras itself."""
+    command = os.environ.get("GPUBP_COMMAND", "")
+    return f"GPUBP_EXTRAS={extra} {command} bench ..." if "dev.py" in command else f"pip install {packages}"
 
 
 @dataclass(frozen=True)
@@ -23,15 +30,10 @@ class Builder:
     distributions: tuple[str, ...] = ("numpy",)  # whose versions belong to its figures
     kinds: tuple[str, ...] = ("cpu", "cuda")
 
-    @property
-    def install(self) -> str:
-        """What pip is to install for it."""
-        return self.distributions[0]
-
     def why_not(self, setting: Setting) -> str | None:
         """Why it cannot take part, as far as can be told without importing it; None if it can."""
         if find_spec(self.module) is None:
-            return f"not installed (pip install {self.install})"
+            return f"not installed ({to_install('peers', self.distributions[0])})"
         if setting.kind not in self.kinds:
             return f"runs on {'the CPU' if self.kinds == ('cpu',) else 'CUDA'} only"
         if setting.kind == "cpu" and setting.precision == "tf32":

@@ -1,28 +1,41 @@
 """A benchmark for people: the table, and the curve of samples per second against batch size."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import log10
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpubp.benchmark.results import Result
+from gpubp.benchmark.memory import size
+from gpubp.benchmark.results import NAMES, Result, curves
 
-NAMES = {"gemms": "GEMMs alone"}
+FIGURES: dict[str, Callable[[Result], str]] = {
+    "samples/s": lambda row: f"{row.samples_per_second:,.0f}",
+    "spread": lambda row: f"± {row.spread:.1%}",
+    "of floor": lambda row: (
+        "" if row.share_of_gemms is None or row.contender == "gemms" else f"{row.share_of_gemms:.0%}"
+    ),
+    "time": lambda row: "" if row.times_gpubp is None else f"{row.times_gpubp:.2f} ×",
+    "memory": lambda row: size(row.memory_bytes),
+}
+DROPPED = ("memory", "spread", "time", "of floor")  # from the first to the last, where a terminal is narrow
+WIDE = 84  # characters of explanations, in however wide a terminal
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 MARKS, LETTERS = "●▲■◆○△□◇", "abcdefghijklmnop"
-HEIGHT, LEAST_COLUMN, LABEL = 12, 6, 8  # of the curve, in characters
+HEIGHT, LABEL = 12, 8  # of the curve, in characters
 
 
-def table(results: list[Result]) -> Table:
+def table(results: list[Result], figures: list[str]) -> Table:
     """A row a result, batch sizes and devices in their order, the products alone last."""
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False, pad_edge=False)
     shown.add_column("batch", justify="right")
     shown.add_column("device")
     shown.add_column("contender")
-    for heading in ("samples/s", "spread", "of floor", "time", "memory"):
+    for heading in figures:
         shown.add_column(heading, justify="right")
     last: tuple[int, str] | None = None
     for row in sorted(results, key=lambda row: (row.batch, row.device != "cpu", row.contender == "gemms")):
@@ -34,64 +47,69 @@ def table(results: list[Result]) -> Table:
             "" if batch == row.batch else f"{row.batch:,}",
             "" if (batch, device) == (row.batch, row.device) else row.device,
             NAMES.get(row.contender, row.contender),
-            f"{row.samples_per_second:,.0f}",
-            f"± {row.spread:.1%}",
-            "" if row.share_of_gemms is None or row.contender == "gemms" else f"{row.share_of_gemms:.0%}",
-            "" if row.times_gpubp is None else f"{row.times_gpubp:.2f} ×",
-            size(row.memory_bytes),
+            *(FIGURES[heading](row) for heading in figures),
             style=styles.get(row.contender, ""),
         )
         last = (row.batch, row.device)
     return shown
 
 
-def legend(results: list[Result], rounds: int) -> str:
-    """How to read the table."""
+def width_of(shown: Table) -> int:
+    """The characters that a table takes when nothing of it is wrapped or cut."""
+    return Console(width=1000).measure(shown).maximum
+
+
+def fitting(results: list[Result], width: int) -> list[str]:
+    """The figures for which so many characters are enough; of the others those that matter least go first."""
+    figures = list(FIGURES)
+    for heading in DROPPED:
+        if width_of(table(results, figures)) <= width:
+            break
+        figures.remove(heading)
+    return figures
+
+
+def legend(results: list[Result], figures: list[str], rounds: int, width: int) -> str:
+    """How to read the table, and what a narrow terminal kept out of it."""
     devices = {row.device for row in results}
     memory = ["all of the process, Python and its libraries too" if "cpu" in devices else ""]
     memory += ["on a GPU its arrays" if devices - {"cpu"} else ""]
-    return (
-        f"samples/s  the median of {rounds} turns, and half the distance of their quartiles; every\n"
-        "           contender has its own process, and reached the losses of a float64 reference\n"
-        "of floor   the share of the rate of the matrix products (GEMMs) of the step alone\n"
-        "time       of a step, as a multiple of the time of gpubp on the same device\n"
-        f"memory     {'; '.join(filter(None, memory))}"
-    )
+    meanings = {
+        "samples/s": f"the median of {rounds} turns; every contender has its own process, and reached the losses of a "
+        "float64 reference",
+        "spread": "half the distance of the quartiles of the turns, as a share of the median",
+        "of floor": "the share of the rate of the matrix products of the step alone (GEMMs alone); this and time are "
+        "medians over pairs of turns that followed one another, not ratios of the medians shown",
+        "time": "of a step, as a multiple of the time of gpubp on the same device",
+        "memory": "; ".join(filter(None, memory)),
+    }
+    lines = [f"{heading:<9}  {meanings[heading]}" for heading in figures]
+    dropped = [heading for heading in FIGURES if heading not in figures]
+    lines += [f"not shown  {', '.join(dropped)}: in a wider terminal, or by --json"] if dropped else []
+    return "\n".join(fill(line, max(40, min(width, WIDE)), subsequent_indent=" " * 11) for line in lines)
 
 
-def size(count: int | None) -> str:
-    """Bytes, for people.
-
-    >>> size(1536), size(3 * 2**30), size(None)
-    ('2 KiB', '3.0 GiB', '-')
-    """
-    if count is None:
-        return "-"
-    for unit, power in (("GiB", 30), ("MiB", 20)):
-        if count >= 1 << power:
-            value = count / (1 << power)
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"
-    return f"{count / 1024:.0f} KiB"
+def absences(left_out: list[dict[str, Any]]) -> list[str]:
+    """Who was left out and why, in a line for all that share device, batch size and reason."""
+    names: dict[tuple[str, int | None, str], list[str]] = {}
+    for entry in left_out:
+        name = NAMES.get(entry["contender"], entry["contender"])
+        names.setdefault((entry["device"], entry["batch"], entry["reason"]), []).append(name)
+    return [
+        f"left out: {', '.join(who)} on {device}{'' if batch is None else f' at {batch:,} rows'}: {reason}"
+        for (device, batch, reason), who in names.items()
+    ]
 
 
-def curves(results: list[Result]) -> dict[str, dict[int, Result]]:
-    """By what is written beside it, each curve's results by batch size; the products alone come last."""
-    found: dict[str, dict[int, Result]] = {}
-    for row in sorted(results, key=lambda row: (row.contender == "gemms", row.batch)):
-        found.setdefault(f"{NAMES.get(row.contender, row.contender)} on {row.device}", {})[row.batch] = row
-    return found
-
-
-def plot(results: list[Result], console: Console) -> Text:
+def plot(results: list[Result], width: int, ascii_only: bool = False) -> Text:
     """Samples per second against batch size, both logarithmic: a mark for each result, dots between them."""
     drawn = {name: line for name, line in curves(results).items() if not name.startswith(NAMES["gemms"])}
-    ascii_only = console.options.ascii_only
     marks = LETTERS if ascii_only or len(drawn) > len(MARKS) else MARKS
     dot = "." if ascii_only else "·"
     batches = sorted({batch for line in drawn.values() for batch in line})
     rates = [row.samples_per_second for line in drawn.values() for row in line.values()]
     low, high = log10(min(rates)), log10(max(rates))
-    column = max(LEAST_COLUMN, min(9, (console.width - LABEL - 2) // len(batches)))
+    column = max(2, min(9, (width - LABEL - len("  batch")) // len(batches)))
     cells = [[(" ", "")] * (column * len(batches)) for _ in range(HEIGHT)]
 
     def row_of(rate: float) -> int:
@@ -115,7 +133,10 @@ def plot(results: list[Result], console: Console) -> Text:
         for letter, style in line_cells:
             text.append(letter, style)
         text.append("\n")
-    text.append(" " * (LABEL + 1) + "".join(f"{batch:^{column}}" for batch in batches) + " batch\n", "dim")
+    every = -(-(len(str(batches[-1])) + 1) // column)  # which batch sizes have room for their names
+    named = "".join(f"{batch:^{column * every}}" for batch in batches[::every])
+    named = (" " * (LABEL + 1) + named)[column * (every - 1) // 2 :]  # each under its mark
+    text.append(f"{named:{LABEL + 1 + column * len(batches)}} batch\n", "dim")
     for name, mark in zip(drawn, marks, strict=False):
         text.append(f"{' ' * LABEL} {mark} {name}\n", styles[name])
     text.rstrip()
@@ -132,35 +153,3 @@ def short(value: float) -> str:
         if value >= 0.9995 * factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:.3g}"
-
-
-def picture(results: list[Result], title: str, crossing: tuple[str, int] | None) -> bytes:
-    """The curves as a PNG, with the quartiles, the products alone dashed, and the batch from which a GPU is faster."""
-    from io import BytesIO
-
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes: Any = figure.add_subplot(xlabel="batch size", ylabel="samples/s", xscale="log", yscale="log", title=title)
-    for name, line in curves(results).items():
-        floor = name.startswith(NAMES["gemms"])
-        rows = list(line.values())
-        rates = [row.samples_per_second for row in rows]
-        spread = [[rate - row.low for rate, row in zip(rates, rows, strict=True)]]
-        spread.append([row.high - rate for rate, row in zip(rates, rows, strict=True)])
-        style = {"color": "grey", "linestyle": "--"} if floor else {"marker": "o", "markersize": 4, "capsize": 2}
-        axes.errorbar(list(line), rates, yerr=spread, label=name, linewidth=1.5, **style)
-    if crossing:
-        device, batch = crossing
-        axes.axvline(batch, color="grey", linestyle=":", label=f"{device} is faster from {batch:,} on")
-    batches = sorted({row.batch for row in results})
-    axes.set_xticks(batches, list(map(str, batches)))
-    axes.minorticks_off()
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=150, format="png")
-    return drawn.getvalue()

@@ -6,6 +6,8 @@ from typing import Any
 from gpubp.benchmark.race import Outcome
 from gpubp.benchmark.timing import quartiles
 
+NAMES = {"gemms": "GEMMs alone"}  # in texts; the others go by their keys
+
 
 @dataclass(frozen=True)
 class Result:
@@ -66,10 +68,21 @@ def _ratio(above: Outcome | None, below: Outcome | None) -> float | None:
 def left_out(outcomes: list[Outcome], batch: int) -> list[dict[str, Any]]:
     """Who was not timed at this batch size, and why."""
     return [
-        {"device": each.racer.setting.device, "contender": each.racer.name, "batch": batch, "reason": str(each.error)}
-        for each in outcomes
-        if each.error
+        absent(each.racer.setting.device, each.racer.name, batch, str(each.error)) for each in outcomes if each.error
     ]
+
+
+def absent(device: str, contender: str, batch: int | None, reason: str) -> dict[str, Any]:
+    """Who was not timed, and why; at any batch size where none is named."""
+    return {"device": device, "contender": contender, "batch": batch, "reason": reason}
+
+
+def curves(results: list[Result]) -> dict[str, dict[int, Result]]:
+    """By what is written beside it, each curve's results by batch size; the products alone come last."""
+    found: dict[str, dict[int, Result]] = {}
+    for row in sorted(results, key=lambda row: (row.contender == "gemms", row.batch)):
+        found.setdefault(f"{NAMES.get(row.contender, row.contender)} on {row.device}", {})[row.batch] = row
+    return found
 
 
 def crossover(results: list[Result], device: str) -> int | None:

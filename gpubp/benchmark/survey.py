@@ -7,8 +7,9 @@ from typing import Any
 
 from gpubp.benchmark.contenders import BUILDERS, Setting
 from gpubp.benchmark.machine import BUSY, foreign_load, machine
+from gpubp.benchmark.memory import too_large
 from gpubp.benchmark.race import prepare, take_turns
-from gpubp.benchmark.results import Result, crossover, left_out, results_of
+from gpubp.benchmark.results import Result, absent, crossover, left_out, results_of
 from gpubp.benchmark.workers import Racer, racing
 
 ROUNDS = 7
@@ -30,27 +31,50 @@ class Survey:
     def run(
         self,
         begins: Callable[[int, Racer], Any] = lambda batch, racer: None,
-        done: Callable[[list[Result]], Any] = lambda results: None,
+        done: Callable[[int, list[Result]], Any] = lambda batch, results: None,
         quiet: bool = True,
     ) -> "Findings":
-        """Measure it all; `begins` and `done` hear how far it is, and unless `quiet` the peers may speak."""
+        """Measure it all, but what has no room in memory, and until it is interrupted.
+
+        `begins` and `done` hear how far it is, and unless `quiet` the peers may speak.
+        """
         wanted = [(name, setting) for setting in self.settings for name in self.names]
         reasons = {(name, setting): BUILDERS[name].why_not(setting) for name, setting in wanted}
         found = Findings(self, foreign_load())
-        for (name, setting), reason in reasons.items():
-            if reason:
-                found.left_out.append({"device": setting.device, "contender": name, "batch": None, "reason": reason})
-        with racing([entry for entry in wanted if not reasons[entry]], quiet) as racers:
-            for batch in self.batches:
-                cell = (self.sizes, batch, self.activation, self.seed)
-                outcomes = prepare(racers, cell, self.seconds / ROUNDS, PATIENCE, partial(begins, batch))
-                take_turns(outcomes, ROUNDS)
-                found.left_out += left_out(outcomes, batch)
-                found.results += (results := results_of(outcomes, batch))
-                done(results)
-            for racer in racers:
-                found.versions |= racer.versions
+        found.left_out += [absent(to.device, name, None, reason) for (name, to), reason in reasons.items() if reason]
+        able = [entry for entry in wanted if not reasons[entry]]
+        fitting = {
+            setting: self._fitting(setting, [name for name, its in able if its == setting], found)
+            for setting in self.settings
+        }
+        try:
+            with racing([(name, setting) for name, setting in able if fitting[setting]], quiet) as racers:
+                for batch in sorted(set().union(*fitting.values())):
+                    cell = (self.sizes, batch, self.activation, self.seed)
+                    present = [racer for racer in racers if batch in fitting[racer.setting]]
+                    outcomes = prepare(present, cell, self.seconds / ROUNDS, PATIENCE, partial(begins, batch))
+                    take_turns(outcomes, ROUNDS)
+                    found.left_out += left_out(outcomes, batch)
+                    found.results += (results := results_of(outcomes, batch))
+                    for racer in present:
+                        found.versions |= racer.versions
+                    done(batch, results)
+        except KeyboardInterrupt:  # what is finished is worth something
+            found.interrupted = True
         return found
+
+    def _fitting(self, setting: Setting, names: list[str], found: "Findings") -> list[int]:
+        """The batch sizes for which these contenders have room on their device; the others are refused."""
+        from gpubp.backends import get_backend  # here, as it loads NumPy
+
+        free, fitting = get_backend(setting.device).free_memory(), []
+        for batch in self.batches:
+            reason = too_large(self.sizes, batch, setting.kind, len(names), free)
+            if reason is None:
+                fitting.append(batch)
+            else:
+                found.refused += [absent(setting.device, name, batch, reason) for name in names]
+        return fitting
 
 
 @dataclass
@@ -60,7 +84,9 @@ class Findings:
     survey: Survey
     foreign_load: float | None
     results: list[Result] = field(default_factory=list)
-    left_out: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)  # because it is not here, or failed
+    refused: list[dict[str, Any]] = field(default_factory=list)  # because memory has no room for it
+    interrupted: bool = False
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -71,7 +97,7 @@ class Findings:
     @property
     def crossovers(self) -> dict[str, int | None]:
         """For each GPU that was measured beside the CPU, the batch size from which it is faster, or None."""
-        devices = [setting.device for setting in self.survey.settings]
+        devices = list(dict.fromkeys(row.device for row in self.results))
         return {device: crossover(self.results, device) for device in devices if "cpu" in devices and device != "cpu"}
 
     def report(self) -> dict[str, Any]:
@@ -84,6 +110,7 @@ class Findings:
             "versions": self.versions,
             "rounds": ROUNDS,
             "results": [asdict(row) for row in self.results],
-            "left_out": self.left_out,
+            "left_out": self.refused + self.left_out,
+            "interrupted": self.interrupted,
             "crossover": self.crossovers,
         }

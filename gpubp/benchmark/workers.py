@@ -149,7 +149,8 @@ class Booth:
             return "different", str(error)
         except Exception as error:  # whatever a peer raises is the report
             first = next(iter(str(error).splitlines()), "")
-            told = first if isinstance(error, GpubpError) else f"{type(error).__name__}: {first}"
+            kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+            told = first if isinstance(error, GpubpError) else f"{kind}: {first}"
             return "failed", (told, traceback.format_exc())
 
     def build(self, sizes: tuple[int, ...], batch: int, activation: str, seed: int) -> dict[str, Any]:

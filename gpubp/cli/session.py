@@ -61,10 +61,11 @@ class Session:
         what = f"{len(known.classes)} classes" if known.classes else "a regression"
         target = f" of {known.target!r}" if known.target else ""
         settings = self.resolved(settings)
+        device = "the CPU" if self.net.device == "cpu" else self.net.device
         return (
             f"{what}{target} from {self.net.sizes[0]} inputs: {rows[0]} rows to train, {rows[1]} to validate, "
             f"{rows[2]} to test\n{self.epochs} epochs in batches of {self.batch_size}, "
-            f"{settings['optimizer']} at {settings['lr']:g}, on {'the CPU' if self.net.device == 'cpu' else self.net.device}"
+            f"{settings['optimizer']} at {settings['lr']:g}, on {device}"
         )
 
     def portable(self, settings: dict[str, Any]) -> dict[str, Any]:
