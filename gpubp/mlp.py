@@ -11,7 +11,7 @@ import numpy as np
 from gpubp import checkpoint, checks, metrics
 from gpubp.activations import Activation
 from gpubp.backends import get_backend
-from gpubp.data.arrays import as_layers, as_matrix, as_rows, as_weights, check_finite, returner
+from gpubp.data.arrays import as_layers, as_matrix, as_rows, as_usable, as_weights, check_finite, returner
 from gpubp.errors import DataError, DeviceError, ModelFileError
 from gpubp.from_torch import from_sequential
 from gpubp.history import History
@@ -157,7 +157,8 @@ class MLP:
         arrays = as_layers(name, given, views, may_be_left_out=name == "biases")
         for layer, (array, view) in enumerate(zip(arrays, views, strict=True)):
             if array is not None:
-                if not isinstance(array, backend.xp.ndarray) or array.dtype != self.dtype:
+                array = as_usable(f"{name}[{layer}]", array, backend)
+                if not backend.owns(array) or array.dtype != self.dtype:
                     array = backend.asarray(array, self.dtype)  # which would copy the transposed views of a model file
                 check_finite(f"{name}[{layer}]", array, backend.xp)
                 pairs.append((view, array))
@@ -213,11 +214,12 @@ class MLP:
     def train_step(self, x: Any, y: Any, optimizer: Optimizer, sample_weight: Any = None) -> Array:
         """One update on one batch.
 
-        Its loss before the update comes back as a 0-d device array, and nothing waits for the device.
+        Its loss before the update comes back as a 0-d device array, and nothing waits for the device: the values of y
+        and weights that lie on a GPU are not checked.
         """
         network = self._network
         with self._lock, network.backend.active():  # not _session, whose generator costs a microsecond
-            inputs, targets, weights = self._sample(x, y, sample_weight)
+            inputs, targets, weights = self._sample(x, y, sample_weight, may_wait=False)
             cost = network.backend.empty((), self.dtype)
             network.update(inputs, targets, weights, _object(optimizer), cost)
             return cost
@@ -361,14 +363,16 @@ class MLP:
         check_finite(name, inputs, self._network.backend.xp)
         return inputs
 
-    def _sample(self, x: Any, y: Any, sample_weight: Any, finite: str = "") -> tuple[Array, Array, Array | None]:
+    def _sample(
+        self, x: Any, y: Any, sample_weight: Any, finite: str = "", may_wait: bool = True
+    ) -> tuple[Array, Array, Array | None]:
         """x, y and weights as checked device arrays; `finite` is what to call an x that is to be looked through."""
         network, inputs = self._network, self._finite(x, finite) if finite else self._inputs(x)
         rows = len(inputs)
         if not rows:
             raise DataError("x is empty; at least one sample is needed")
-        weights = as_weights(sample_weight, rows, network.backend, network.dtype)
-        return inputs, network.targets.encode(y, rows, network.backend), weights
+        weights = as_weights(sample_weight, rows, network.backend, network.dtype, may_wait)
+        return inputs, network.targets.encode(y, rows, network.backend, may_wait), weights
 
     def _given_back(self, x: Any, result: Any) -> Any:
         """A result made on the host, as the kind that x is."""

@@ -98,13 +98,15 @@ class Network:
         try:
             return self._cut(rows, training)
         except OutOfMemoryError as error:
-            self._batches.clear()
-            self._workspace.buffers.clear()
-            each, free = self._row_bytes(training), self.backend.free_memory()
-            raise OutOfMemoryError(
-                f"{error}. A batch of {rows} rows takes {rows * each:,} bytes and {free:,} are free: "
-                f"the largest that fits has about {free // each} rows; give a smaller batch_size"
-            ) from None
+            said = str(error)
+        # Here, where the error and the half-made buffers that its frames hold are gone.
+        self._batches.clear()
+        self._workspace.buffers.clear()
+        each, free = self._row_bytes(training), self.backend.free_memory()
+        raise OutOfMemoryError(
+            f"{said}. A batch of {rows} rows takes {rows * each:,} bytes and {free:,} are free: "
+            f"the largest that fits has about {free // each} rows; give a smaller batch_size"
+        )
 
     def _row_bytes(self, training: bool) -> int:
         """What a row of a batch takes on the device: what `_cut` takes for it, the row and its target."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,8 @@ class Trainer:
                     f"x is a generator, which can be iterated only once, and epochs={self.epochs}; "
                     "give a list of batches, or an object whose __iter__ starts anew"
                 )
-            return StreamBatches(self.net._sample, x), self._held_out(validation)
+            convert = partial(self.net._sample, may_wait=False)
+            return StreamBatches(convert, x), self._held_out(validation)
         inputs, targets, weights = self.net._sample(x, y, sample_weight, finite="x")
         held_out: Arrays | None
         if isinstance(validation, int | float) and not isinstance(validation, bool):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from emulated.array import PinnedMemoryPointer, apply, ndarray, on_device, view
-from emulated.kernels import CompileException, CUDADriverError, ElementwiseKernel, Nvrtc, RawModule
+from emulated.kernels import CompileException, ElementwiseKernel, Nvrtc, RawModule
 from emulated.machine import MACHINE, RUNTIME, CUDARuntimeError, Event, Machine, Memory, OutOfMemoryError, Stream
 
 
@@ -85,7 +85,6 @@ class Cupy(ModuleType):
             Stream=Stream,
             alloc_pinned_memory=alloc_pinned_memory,
             compiler=SimpleNamespace(CompileException=CompileException),
-            driver=SimpleNamespace(CUDADriverError=CUDADriverError),
             get_current_stream=lambda device_id=-1: MACHINE.stream,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             nvrtc=Nvrtc(),
@@ -109,8 +108,10 @@ class Cupy(ModuleType):
         return array
 
     def asarray(self, a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> Any:
-        if isinstance(a, ndarray):
+        if isinstance(a, ndarray) and a.memory.device == MACHINE.device:
             return a if dtype in (None, a.dtype) else a.astype(dtype)
+        if isinstance(a, ndarray):  # a copy from another device
+            a = a.host
         array = on_device(np.asarray(a, dtype, order))
         array.memory.use(write=True)
         MACHINE.copies_to_device += 1

@@ -97,7 +97,7 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: mlp([2, 2], device="cuda:x"), DATA, "device .*cuda:x"),
     (lambda: mlp([2, 2], device="cuda:²"), DATA, "device .*cuda:²"),
     (lambda: mlp([2, 2], device=None), DATA, "device .*None"),
-    (lambda: mlp([2, 2], device="cuda:999"), DEVICE, "cuda:999.*device='cpu'"),
+    (lambda: mlp([2, 2], device="cuda:999"), DEVICE, "cuda:999.*'cpu' runs on the CPU"),
     (lambda: mlp([2, 2], precision="tf32"), DEVICE, "precision='tf32'.*leave it out"),
     # inputs
     (lambda: softmax().forward(X[0]), SHAPE, r"x has shape \(2,\).*x\[None, :\]"),

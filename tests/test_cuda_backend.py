@@ -252,6 +252,37 @@ def test_parameters_that_do_not_fit(emulated: Any) -> None:
         gpubp.MLP([1000, 1000, 10], device="cuda")
 
 
+def test_the_batch_that_fits_is_nearly_the_largest(emulated: Any) -> None:
+    """The buffers of the failed try are gone when free memory is asked for."""
+    net = gpubp.MLP([100, 4096, 4096, 10], device="cuda", seed=0)
+    emulated.limit_memory(emulated.pool.used_bytes() + (64 << 20))
+    x, y = np.zeros((4000, 100), np.float32), np.zeros(4000, int)
+    with pytest.raises(gpubp.DeviceError) as caught:
+        net.train_step(x, y, gpubp.SGD(0.1))
+    fits = int(str(caught.value).split("has about ")[1].split()[0])
+    assert 900 < fits < 1024  # of 64 KiB a row: two activations and two deltas
+    del caught
+    net.train_step(x[:900], y[:900], gpubp.SGD(0.1))
+
+
+def test_another_stream_waits_for_the_last(emulated: Any, rng: np.random.Generator) -> None:
+    """The stand-in refuses work on a stream that does not."""
+    x, y = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
+    net = gpubp.MLP([4, 8, 3], device="cuda", seed=0)
+    for stream in (cupy().cuda.Stream(non_blocking=True), cupy().cuda.Stream(non_blocking=True)):
+        with stream:
+            net.fit(x, y, epochs=1, verbose=0)
+    assert net.predict(x).shape == (30,)
+
+
+def test_a_large_array_goes_up_without_a_pinned_copy(emulated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = gpubp.get_backend("cuda")
+    monkeypatch.setattr("gpubp.backends.cupy.STAGED", 100)
+    monkeypatch.setattr(cupy(), "asarray", None)  # calling it would fail
+    a = np.arange(60.0).reshape(6, 10)
+    np.testing.assert_array_equal(backend.to_numpy(backend.asarray(a.T, "float32")), a.T)
+
+
 def test_a_device_that_fails_is_named(emulated: Any) -> None:
     net = gpubp.MLP([4, 5, 3], device="cuda", seed=0)
     emulated.devices = 0
@@ -325,6 +356,50 @@ def test_a_model_of_a_gpu_opens_without_one(emulated: Any, tmp_path: Path, monke
         np.testing.assert_allclose(loaded.predict_proba(np.ones((2, 4))), expected, rtol=1e-6)
     with pytest.raises(gpubp.DeviceError):
         gpubp.load(tmp_path / "model.safetensors", device="cuda")
+
+
+def test_arrays_of_another_gpu_are_moved(emulated: Any, rng: np.random.Generator) -> None:
+    emulated.devices = 2
+    x, y = rng.standard_normal((30, 4)).astype(np.float32), rng.integers(0, 3, 30)
+    with cupy().cuda.Device(1):
+        there = cupy().asarray(x), cupy().asarray(y), cupy().asarray(np.ones(30, np.float32))
+    net = gpubp.MLP([4, 8, 3], device="cuda:0", seed=0)
+    assert net.evaluate(*there) == net.evaluate(x, y)
+
+
+def test_a_network_on_the_cpu_refuses_arrays_of_a_gpu(emulated: Any) -> None:
+    net = gpubp.MLP([4, 8, 3], device="cpu", seed=0)
+    x = cupy().asarray(np.ones((5, 4), np.float32))
+    for call in (lambda: net.forward(x), lambda: net.evaluate(np.ones((5, 4)), cupy().asarray(np.ones(5, int)))):
+        with pytest.raises(gpubp.DeviceError, match="is on a GPU and this network is on the CPU"):
+            call()
+
+
+def test_pinned_memory_of_another_library_is_the_hosts() -> None:
+    class Pinned:
+        """As PyTorch's DataLoader(pin_memory=True) gives."""
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return np.ones((5, 4), np.float32).__dlpack__()
+
+        def __dlpack_device__(self) -> Any:
+            return 3, 0
+
+    assert gpubp.MLP([4, 3], device="cpu", seed=0).forward(Pinned()).shape == (5, 3)
+
+
+def test_a_step_on_what_lies_there_waits_for_nothing(emulated: Any, rng: np.random.Generator) -> None:
+    x, weights = cupy().asarray(np.ones((30, 4), np.float32)), cupy().asarray(np.ones(30, np.float32))
+    for output, y in (
+        ("softmax", rng.integers(0, 3, 30)),
+        ("softmax", np.eye(3)[rng.integers(0, 3, 30)]),
+        ("identity", np.ones((30, 3))),
+    ):
+        net, sgd, there = gpubp.MLP([4, 8, 3], output=output, device="cuda", seed=0), gpubp.SGD(0.1), cupy().asarray(y)
+        net.train_step(x, there, sgd, weights)
+        before = emulated.waits, emulated.copies_to_host
+        net.train_step(x, there, sgd, weights)
+        assert (emulated.waits, emulated.copies_to_host) == before
 
 
 def test_two_devices_do_not_share_memory(emulated: Any, rng: np.random.Generator) -> None:

@@ -10,6 +10,7 @@ import pytest
 import gpubp
 from gpubp.backends.cupy import declaration, pure_reads
 from gpubp.backends.numpy import NumpyBackend
+from gpubp.backends.sources import digest
 from gpubp.kernel import KERNELS, SOURCES, Kernel
 
 PACKAGE = Path(gpubp.__file__).parent
@@ -23,7 +24,7 @@ def test_what_cupy_is_given() -> None:
         "operation": "bias_sigmoid<T>(z, b, y)",
         "name": "gpubp_bias_sigmoid",
         "preamble": '#include "activations.cuh"',
-        "options": ("-std=c++17", f"-I{SOURCES}"),
+        "options": ("-std=c++17", f"-I{SOURCES}", f"-DGPUBP_SOURCES=0x{digest()}"),
     }
     assert (delta["in_params"], delta["out_params"]) == ("T dy, T y", "T dz")
     assert delta["operation"] == "sigmoid_delta<T>(dy, y, dz)"

@@ -27,7 +27,7 @@ PRESENT = """
 ndarray.T ndarray.all ndarray.any ndarray.argmax ndarray.astype ndarray.copy ndarray.data ndarray.device ndarray.dtype
 ndarray.flags ndarray.item ndarray.max ndarray.min ndarray.nbytes ndarray.ndim ndarray.reshape ndarray.shape
 ndarray.size ndarray.sum ndarray.view ndarray.__dlpack__ ndarray.__dlpack_device__ cuda.Device.mem_info
-cuda.Device.compute_capability cuda.driver.CUDADriverError matmul ones
+cuda.Device.compute_capability matmul ones
 """
 
 

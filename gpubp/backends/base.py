@@ -44,6 +44,10 @@ class Backend(ABC):
         The warnings are not missed: gpubp reports non-finite results itself, with the step and the layer.
         """
 
+    def owns(self, a: Any) -> bool:
+        """Whether this is an array on this device."""
+        return isinstance(a, self.xp.ndarray)
+
     @abstractmethod
     def asarray(self, a: Any, dtype: Any) -> Array:
         """`a` on this device, C-contiguous, in this dtype; the same array where it already is."""

@@ -77,7 +77,7 @@ class Cubins:
         program = nvrtc.createProgram(text, f"{symbol}.cu", texts, names)
         try:
             nvrtc.compileProgram(program, self._options)
-            cubin: bytes = nvrtc.getCUBIN(program)
+            cubin: bytes = nvrtc.getCUBIN(program) + b"\0"  # CuPy cuts off the last byte, which a file must have
         except nvrtc.NVRTCError as error:
             log = nvrtc.getProgramLog(program).strip() or error
             raise DeviceError(f"kernel {symbol} does not compile with {' '.join(self._options)}:\n{log}") from None

@@ -8,14 +8,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import numpy as np
+
 from gpubp.backends.base import Backend, OutOfMemoryError
 from gpubp.backends.cubins import cubins_of
 from gpubp.backends.detection import cupy, facts
 from gpubp.backends.launches import Launcher, UnsuitableError
+from gpubp.backends.sources import digest
 from gpubp.backends.uploads import uploaded
 from gpubp.errors import DeviceError
 from gpubp.kernel import SOURCES, Array, Kernel
 
+STAGED = 64 << 20  # bytes: for a host array that is larger CuPy is not to make, and keep, a pinned copy
 ROOM = 0.8  # the share of free memory that a data set may take; the rest is for parameters and batches
 
 
@@ -30,6 +34,7 @@ class CupyBackend(Backend):
         self._tuned = tuned
         self._launcher = Launcher(self.xp, cubins_of(self.xp, index))
         self._elementwise: dict[Kernel, Any] = {}
+        self._stream: Any = None  # the last that was used
 
     def describe(self) -> dict[str, Any]:
         return {"device": self.name, "available": "yes", **facts(self._device.id)}
@@ -39,12 +44,21 @@ class CupyBackend(Backend):
         cuda = self.xp.cuda
         try:
             with self._device:
+                self._follow(cuda.get_current_stream())
                 yield
         except cuda.memory.OutOfMemoryError as error:
             raise self._no_room(error) from None
-        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+        except RuntimeError as error:  # of CUDA's runtime, its driver or cuBLAS
+            if not type(error).__module__.startswith("cupy"):
+                raise
             remedy = "start the program anew, and see what gpubp devices --check says of the device"
             raise DeviceError(f"{self.name} failed: {error}; {remedy}") from None
+
+    def _follow(self, stream: Any) -> None:
+        """Where the user has changed to another stream, let it wait for what was asked of this network on the last."""
+        if self._stream is not None and stream != self._stream:
+            stream.wait_event(self._stream.record())
+        self._stream = stream
 
     def _no_room(self, error: Exception) -> OutOfMemoryError:
         return OutOfMemoryError(f"{self.name} has too little memory: {str(error).rstrip('.')}")
@@ -67,7 +81,14 @@ class CupyBackend(Backend):
     def holds(self, nbytes: int) -> bool:
         return nbytes <= ROOM * self.free_memory()
 
+    def owns(self, a: Any) -> bool:
+        return isinstance(a, self.xp.ndarray) and a.device.id == self._device.id
+
     def asarray(self, a: Any, dtype: Any) -> Array:
+        if isinstance(a, np.ndarray) and a.nbytes > STAGED:
+            out = self.xp.empty(a.shape, dtype)
+            out.set(np.ascontiguousarray(a, dtype))
+            return out
         return self.xp.ascontiguousarray(self.xp.asarray(a, dtype))
 
     def to_numpy(self, a: Array) -> Any:
@@ -149,5 +170,6 @@ def declaration(kernel: Kernel, whole: Collection[str] = ()) -> dict[str, Any]:
         "operation": kernel.cuda or f"{kernel.name}<T>({', '.join(kernel.arguments)})",
         "name": f"gpubp_{kernel.name}",
         "preamble": f'#include "{kernel.source}"' if kernel.source else "",
-        "options": ("-std=c++17", f"-I{SOURCES}"),
+        # CuPy keeps what it compiled by source and options, and does not see into what is included.
+        "options": ("-std=c++17", f"-I{SOURCES}", f"-DGPUBP_SOURCES=0x{digest()}"),
     }

@@ -10,7 +10,7 @@ from gpubp.kernel import Array, Kernel
 
 MOST_BLOCKS = 4096  # more would only queue; every template goes round with its grid
 WIDE = 1024  # columns from which a row is given to a whole block
-BLOCK_ROWS = 64  # the fewest rows whose column sums are worth a block of their own
+BLOCK_ROWS = 128  # the fewest rows whose column sums are worth a block of their own
 MOST_SUMS = 1024  # blocks over the columns of a matrix
 TERMS = 16  # accesses of a thread that are worth another block of a total
 WORDS = {16: "Pack<unsigned, 4>", 8: "Pack<unsigned, 2>", 4: "unsigned", 1: "unsigned char"}  # by bytes
@@ -67,7 +67,7 @@ class Launcher:
         if down > 1:
             partial = out[: down * width]
             launch = launch_of("columns", None, partial, 1, self._summed(partial))
-            across = power_of_two(min(width, 32))
+            across = power_of_two(min(width, 8))  # the more rows at a time, the fewer turns: few blocks are at work
             block = (across, THREADS // across)
             self._start(launch, (-(-width // across), 1), block, (down, width, down), sums, partial)
 

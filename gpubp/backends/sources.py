@@ -5,6 +5,7 @@ array, `Row<float>` a bias that is every row's, `Value<float>` a number.
 """
 
 import functools
+import hashlib
 from typing import NamedTuple
 
 from gpubp.kernel import SOURCES
@@ -92,3 +93,9 @@ def headers() -> dict[str, str]:
     """All files of `kernels/`, by name."""
     files = sorted(file for file in SOURCES.iterdir() if file.name.endswith(".cuh"))
     return {file.name: file.read_text(encoding="utf-8") for file in files}
+
+
+@functools.cache
+def digest() -> str:
+    """Of all of them, so that what was compiled from others is not taken for theirs."""
+    return hashlib.sha256("\0".join(headers().values()).encode()).hexdigest()[:16]

@@ -15,6 +15,8 @@ from gpubp.data.rows import Rows, too_large
 from gpubp.errors import DataError, DeviceError, ShapeError
 from gpubp.kernel import Array
 
+HOST = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost, which is pinned memory
+
 
 def as_host_or_device(name: str, a: Any) -> Any:
     """`a` as a NumPy or CuPy array of numbers, without a copy where it is one or speaks DLPack."""
@@ -31,6 +33,18 @@ def as_host_or_device(name: str, a: Any) -> Any:
             f"{name} has dtype {array.dtype}, but numbers are needed; convert it, or encode text as numbers, first"
         )
     return array
+
+
+def as_usable(name: str, a: Any, backend: Backend) -> Any:
+    """`a` as an array on the host or on this device."""
+    array = as_host_or_device(name, a)
+    if isinstance(array, np.ndarray) or backend.owns(array):
+        return array
+    if backend.xp is np:
+        raise DeviceError(
+            f"{name} is on a GPU and this network is on the CPU; move the array to the CPU, or use device='cuda'"
+        )
+    return backend.asarray(array, array.dtype)  # from another GPU
 
 
 def as_rectangle(name: str, a: Any) -> Any:
@@ -60,8 +74,7 @@ def as_layers(name: str, given: Any, views: Sequence[Any], may_be_left_out: bool
 def _from_dlpack(name: str, a: Any) -> Any:
     if getattr(a, "requires_grad", False):
         raise DataError(f"{name} is a tensor that requires gradients, which gpubp would ignore; pass {name}.detach()")
-    on_cpu = a.__dlpack_device__()[0] == 1  # kDLCPU
-    if on_cpu:
+    if a.__dlpack_device__()[0] in HOST:
         try:
             return np.from_dlpack(a)
         except (RuntimeError, BufferError, TypeError) as error:  # a type that NumPy lacks, such as bfloat16
@@ -77,11 +90,11 @@ def _from_dlpack(name: str, a: Any) -> Any:
 
 def as_matrix(name: str, a: Any, backend: Backend, dtype: str, width: int) -> Array:
     """`a` on the device as a C-contiguous (N, width) array of this dtype: itself where it is one already."""
-    if not isinstance(a, backend.xp.ndarray) or a.dtype != dtype:
-        a = as_host_or_device(name, a)
+    if not backend.owns(a) or a.dtype != dtype:
+        a = as_usable(name, a, backend)
     if a.ndim != 2 or a.shape[1] != width:
         raise ShapeError(f"{name} has shape {a.shape}, but (N, {width}) is needed{_reshape_hint(name, a, width)}")
-    if a.dtype == dtype and a.flags.c_contiguous and isinstance(a, backend.xp.ndarray):
+    if a.dtype == dtype and a.flags.c_contiguous and backend.owns(a):
         return a
     return backend.asarray(a, dtype)
 
@@ -162,19 +175,20 @@ def _check_finite(name: str, a: Any, xp: Any, first_row: int = 0) -> None:
         )
 
 
-def as_weights(sample_weight: Any, rows: int, backend: Backend, dtype: str) -> Array | None:
-    """Sample weights on the device as (N, 1); None stays None."""
+def as_weights(sample_weight: Any, rows: int, backend: Backend, dtype: str, may_wait: bool = True) -> Array | None:
+    """Sample weights on the device as (N, 1); None stays None. Those that lie there are looked at if it may wait."""
     if sample_weight is None:
         return None
-    weights = as_host_or_device("sample_weight", sample_weight)
+    weights = as_usable("sample_weight", sample_weight, backend)
     if weights.shape not in ((rows,), (rows, 1)):
         raise ShapeError(
             f"sample_weight has shape {weights.shape}, "
             f"but one weight for each of the {rows} samples is needed: ({rows},)"
         )
-    check_finite("sample_weight", weights, backend.xp if not isinstance(weights, np.ndarray) else np)
-    if float(weights.min()) < 0:
-        raise DataError(f"sample_weight must not be negative, its least is {float(weights.min())}")
+    if may_wait or isinstance(weights, np.ndarray):
+        check_finite("sample_weight", weights, backend.xp if not isinstance(weights, np.ndarray) else np)
+        if float(weights.min()) < 0:
+            raise DataError(f"sample_weight must not be negative, its least is {float(weights.min())}")
     return backend.asarray(weights, dtype).reshape(rows, 1)
 
 
@@ -191,6 +205,6 @@ def returner(a: Any, backend: Backend) -> Callable[[Array], Any]:
     )
     if from_dlpack is None:
         return backend.to_numpy
-    if a.__dlpack_device__()[0] == 1:
+    if a.__dlpack_device__()[0] in HOST:
         return lambda result: from_dlpack(backend.to_numpy(result))
     return lambda result: from_dlpack(result)

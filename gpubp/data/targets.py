@@ -9,7 +9,7 @@ import numpy as np
 
 from gpubp.backends.base import Backend
 from gpubp.checks import number
-from gpubp.data.arrays import as_host_or_device, as_matrix, check_finite
+from gpubp.data.arrays import as_matrix, as_usable, check_finite
 from gpubp.errors import DataError, ShapeError
 from gpubp.kernel import Array
 from gpubp.structure import Structure
@@ -32,17 +32,18 @@ class Targets:
         if output in ("sigmoid", "fast_sigmoid"):
             self.task = "binary" if self.outputs == 1 else "labels"
 
-    def encode(self, y: Any, rows: int, backend: Backend) -> Array:
+    def encode(self, y: Any, rows: int, backend: Backend, may_wait: bool = True) -> Array:
         """`y` on the device: int64 class indices (N,), or (N, outputs) in the network's dtype.
 
-        Waits for nothing if y is a host array.
+        The values of a host array are checked, those of one on a GPU only if that may be waited for.
         """
-        if not isinstance(y, backend.xp.ndarray) or y.dtype.kind not in "fiub":
-            y = as_host_or_device("y", y)
+        if not backend.owns(y) or y.dtype.kind not in "fiub":
+            y = as_usable("y", y, backend)
+        look = may_wait or isinstance(y, np.ndarray)
         if not y.ndim or len(y) != rows:
             raise ShapeError(f"y has shape {y.shape}, but x has {rows} rows; give one target for each")
         if self.task == "classes" and (y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)):
-            return self._indices(y, backend)
+            return self._indices(y, backend, look)
         if y.ndim == 1 and self.outputs == 1:
             y = y[:, None]
         if y.ndim != 2 or y.shape[1] != self.outputs:
@@ -52,15 +53,15 @@ class Targets:
                 else f"({rows}, {self.outputs})"
             )
             raise ShapeError(f"y has shape {y.shape}, but {wanted} is needed")
-        self._check_values(y, np if isinstance(y, np.ndarray) else backend.xp)
-        targets = as_matrix("y", y, backend, self.dtype, self.outputs)
-        if self.task == "classes":
-            self._check_rows(targets, backend)
-        return targets
+        if look:
+            self._check_values(y, np if isinstance(y, np.ndarray) else backend.xp)
+            if self.task == "classes":
+                self._check_rows(y, backend)
+        return as_matrix("y", y, backend, self.dtype, self.outputs)
 
-    def _indices(self, y: Any, backend: Backend) -> Array:
+    def _indices(self, y: Any, backend: Backend, look: bool) -> Array:
         if y.dtype.kind == "f":
-            if not bool((y == y.astype("int64")).all()):
+            if look and not bool((y == y.astype("int64")).all()):
                 raise DataError(
                     f"y must hold class indices 0..{self.outputs - 1}, got fractions; "
                     "for regression use output='identity'"
@@ -69,7 +70,7 @@ class Targets:
             raise DataError(f"y has dtype {y.dtype}, but class indices are needed")
         labels = y.reshape(-1).astype("int64", copy=False)
         # Seen as unsigned, a negative label is a huge one, so one pass finds both mistakes.
-        if labels.size and int(labels.view("uint64").max()) >= self.outputs:
+        if look and labels.size and int(labels.view("uint64").max()) >= self.outputs:
             low, high = int(labels.min()), int(labels.max())
             remedy = "; for two classes with one output use output='sigmoid'" if self.outputs == 1 else ""
             raise DataError(
@@ -88,9 +89,12 @@ class Targets:
                 f"but loss={self.loss.name!r} takes targets in [{low:g}, {high:g}]{remedy}"
             )
 
-    def _check_rows(self, targets: Array, backend: Backend) -> None:
-        (sums,) = backend.scratch.take(1, targets[:, :1])  # so that a warm step allocates nothing
-        targets.sum(axis=1, keepdims=True, out=sums)
+    def _check_rows(self, y: Any, backend: Backend) -> None:
+        if backend.owns(y) and y.dtype == self.dtype:
+            (sums,) = backend.scratch.take(1, y[:, :1])  # so that a warm step allocates nothing
+            y.sum(axis=1, keepdims=True, out=sums)
+        else:
+            sums = y.sum(axis=1)
         if sums.size and max(1 - float(sums.min()), float(sums.max()) - 1) > 1e-3:
             raise DataError(
                 "each row of y must sum to 1 (probabilities of the classes); "

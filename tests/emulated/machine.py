@@ -21,6 +21,9 @@ class CUDARuntimeError(RuntimeError):
         self.status = status
 
 
+CUDARuntimeError.__module__ = "cupy_backends.cuda.api.runtime"  # by which a backend knows CuPy's errors
+
+
 class OutOfMemoryError(MemoryError):
     def __init__(self, size: int, total: int) -> None:
         super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes).")
