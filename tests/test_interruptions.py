@@ -23,7 +23,13 @@ CODES = {signal.SIGINT: {130, -signal.SIGINT}, signal.SIGTERM: {143, -signal.SIG
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "gpubp", "train", *arguments]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (cwd / "stderr").open("wb") as said:
+        return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=said)
+
+
+def python_was_starting(folder: Path) -> bool:
+    """Whether Ctrl-C met Python's own first imports, some 8 ms in which it ends with 1 and a fatal error."""
+    return "init_import_site" in (folder / "stderr").read_text()
 
 
 def epochs(folder: Path) -> int:
@@ -57,7 +63,8 @@ def test_nothing_is_lost_but_the_unfinished_epoch(tmp_path: Path) -> None:
                 except subprocess.TimeoutExpired:
                     process.send_signal(number)
                     code = process.wait()
-                    assert code in CODES[number] | {0}  # 0: it had just finished
+                    # 0: it had just finished
+                    assert code in CODES[number] | {0} or (code == 1 and python_was_starting(tmp_path))
                     interruptions += code != 0
             else:
                 code = process.wait()
