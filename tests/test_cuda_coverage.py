@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = [f"gpubp/backends/{name}.py" for name in ("cubins", "cupy", "detection", "launches", "sources", "uploads")]
-TESTS = [f"tests/{name}.py" for name in ("test_cuda", "test_cuda_backend", "test_cupy_backend", "test_detection")]
+TESTS = [
+    f"tests/{name}.py"
+    for name in ("test_cubins", "test_cuda", "test_cuda_backend", "test_cupy_backend", "test_detection")
+]
 
 
 @pytest.mark.check
