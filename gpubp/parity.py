@@ -110,6 +110,11 @@ def tolerance(dtype: str, terms: int = 1) -> float:
     return ROUNDINGS * float(np.finfo(dtype).eps) * sqrt(max(terms, 1))
 
 
+def terms(kernel: Kernel, rows: int, width: int) -> int:
+    """How many terms are summed in one result."""
+    return {"elementwise": 1, "rowwise": width, "reduction": rows * width}[kernel.kind]
+
+
 def largest(got: Any, truth: Any, scale: Any = 1) -> float:
     """The largest error in units of the scale; NaN where anything is not finite."""
     with np.errstate(all="ignore"):
@@ -225,7 +230,7 @@ def speed(backend: Backend, nbytes: int, launch: Callable[..., object], *args: A
 def _kernel(backend: Backend, kernel: Kernel, dtype: str, timed_rows: int) -> Outcome:
     found = []
     for rows, width in SHAPES:
-        limit = tolerance(dtype, {"elementwise": 1, "rowwise": width, "reduction": rows * width}[kernel.kind])
+        limit = tolerance(dtype, terms(kernel, rows, width))
         args = arguments(kernel, rows, width, dtype)
         found += [(error, limit) for error in _errors(backend, kernel, args)]
         if kernel.kind == "rowwise" and "w" in kernel.reads:  # one number for all rows: an unweighted batch

@@ -9,7 +9,7 @@ from host_compiled import run_compiled
 from kernel_arguments import WHOLE_NUMBERS, arguments, copies, is_scalar, run
 
 from gpubp.kernel import Kernel
-from gpubp.parity import largest, tolerance, truth_of
+from gpubp.parity import largest, terms, tolerance, truth_of
 
 
 def drawn(kernel: Kernel, rows: int, width: int, dtype: Any) -> dict[str, Any]:
@@ -27,9 +27,8 @@ def _truth(kernel: Kernel, rows: int, width: int, dtype: Any) -> tuple[dict[str,
 def agrees(library: ctypes.CDLL, symbol: str, kernel: Kernel, rows: int, width: int, dtype: Any) -> bool:
     """Whether the errors are within the tolerance of gpubp/parity.py."""
     args, truth, scale = _truth(kernel, rows, width, dtype)
-    terms = {"elementwise": 1, "rowwise": width, "reduction": rows * width}[kernel.kind]
     # The truth in float64 is rounded as much as what is compared with it.
-    limit = tolerance(dtype, terms) * (2 if dtype is np.float64 else 1)
+    limit = tolerance(dtype, terms(kernel, rows, width)) * (2 if dtype is np.float64 else 1)
     got = run_compiled(library, symbol, kernel, copies(args), dtype)
     return all(largest(value, truth[name], scale[name]) <= limit for name, value in got.items())
 

@@ -62,14 +62,14 @@ def test_every_size_strided_and_shifted(cuda: str, name: str, tuned: bool, large
     for rows, width in [(0, 3), (1, 1), (31, 33), (33, 31), (1023, 5), (1, large)]:
         args = parity.arguments(kernel, rows, width, np.float32)
         truth, scale = parity.truth_of(kernel, args)
-        terms = {"elementwise": 1, "rowwise": width, "reduction": rows * width}[kernel.kind]
+        limit = parity.tolerance("float32", parity.terms(kernel, rows, width))
         for place in (contiguous, strided, shifted):
             device = {key: place(backend, arg) if isinstance(arg, np.ndarray) else arg for key, arg in args.items()}
             with backend.active():
                 backend.run(kernel, *device.values())
             for written in kernel.writes:
                 error = parity.largest(backend.to_numpy(device[written]), truth[written], scale[written])
-                assert error <= parity.tolerance("float32", terms), (written, rows, width, place)
+                assert error <= limit, (written, rows, width, place)
 
 
 def contiguous(backend: Any, a: Any) -> Any:

@@ -96,10 +96,10 @@ def right(name: str) -> bool:
             truth, scale = parity.truth_of(kernel, args)
             device = {key: parity.on_device(backend, arg) for key, arg in args.items()}
             backend.run(kernel, *device.values())
-            terms = {"elementwise": 1, "rowwise": width, "reduction": rows * width}[kernel.kind]
+            limit = parity.tolerance("float32", parity.terms(kernel, rows, width))
             for written in kernel.writes:
                 error = parity.largest(backend.to_numpy(device[written]), truth[written], scale[written])
-                if not error <= parity.tolerance("float32", terms):
+                if not error <= limit:
                     return False
             if kernel.kind == "elementwise" and kernel.writes == ("dz",):
                 sums = parity.poisoned(backend, (width,), "float32")

@@ -5,7 +5,7 @@ What has no device function runs its NumPy body on CuPy arrays or, where it is d
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class CupyBackend(Backend):
         return {"device": self.name, "available": "yes", **facts(self._device.id)}
 
     @contextmanager
-    def _session(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         cuda = self.xp.cuda
         try:
             with self._device:
@@ -62,9 +62,6 @@ class CupyBackend(Backend):
 
     def _no_room(self, error: Exception) -> OutOfMemoryError:
         return OutOfMemoryError(f"{self.name} has too little memory: {str(error).rstrip('.')}")
-
-    def active(self) -> AbstractContextManager[Any]:
-        return self._session()
 
     def free_memory(self) -> int:
         """Bytes that arrays may still take: what the device has left and what CuPy's pool holds unused."""

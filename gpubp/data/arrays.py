@@ -41,10 +41,14 @@ def as_usable(name: str, a: Any, backend: Backend) -> Any:
     if isinstance(array, np.ndarray) or backend.owns(array):
         return array
     if backend.xp is np:
-        raise DeviceError(
-            f"{name} is on a GPU and this network is on the CPU; move the array to the CPU, or use device='cuda'"
-        )
+        raise elsewhere(name)
     return backend.asarray(array, array.dtype)  # from another GPU
+
+
+def elsewhere(name: str) -> DeviceError:
+    return DeviceError(
+        f"{name} is on a GPU and this network is on the CPU; move the array to the CPU, or use device='cuda'"
+    )
 
 
 def as_rectangle(name: str, a: Any) -> Any:
@@ -82,9 +86,7 @@ def _from_dlpack(name: str, a: Any) -> Any:
             raise DataError(f"{name} has dtype {kind}, which NumPy cannot take ({error}); convert it first") from None
     cupy = sys.modules.get("cupy")
     if cupy is None:
-        raise DeviceError(
-            f"{name} is on a GPU and this network is on the CPU; move the array to the CPU, or use device='cuda'"
-        )
+        raise elsewhere(name)
     return cupy.from_dlpack(a)
 
 
