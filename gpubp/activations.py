@@ -1,7 +1,7 @@
 """Activations: the function with the bias added before it, and the kernel that turns ∂C/∂y into the delta ∂C/∂z.
 
 Those whose derivative can be taken from the output y save nothing else; the others save z. A new activation is two
-kernels and one class. At a kink the derivative is the left one.
+kernels and one class. At a kink, where f' jumps, the derivative is the left one.
 """
 
 from math import inf, pi, sqrt
@@ -29,7 +29,8 @@ class Activation(Component):
     forward: ClassVar[Kernel]  # "z, b -> y", or "z, b -> z, y" where z (with its bias) is what is saved
     delta: ClassVar[Kernel | None]  # "dy, y -> dz" or "dy, z -> dz"; None where f' = 1
     saves: ClassVar[Literal["y", "z"]] = "y"
-    analytic: ClassVar[bool] = False  # near the real axis, with complex-safe bodies: gradients checked by complex step
+    analytic: ClassVar[bool] = False  # between its kinks, with complex-safe bodies: gradients checked by complex step
+    kinks: tuple[float, ...] = ()  # the z at which f' jumps: gradients are not checked there
     initializer: ClassVar[str] = "xavier_uniform"
     range: ClassVar[tuple[float, float]] = (-inf, inf)  # an open interval that f stays inside; a loss asks for it
 
@@ -141,7 +142,7 @@ class ReLU(Activation):
     """f(z) = max(z, 0), f' = 1 for z > 0, else 0."""
 
     name = "relu"
-    forward, delta, initializer = bias_relu, relu_delta, "he_uniform"
+    forward, delta, analytic, kinks, initializer = bias_relu, relu_delta, True, (0.0,), "he_uniform"
 
 
 @elementwise("z, b, slope -> y", source=SOURCE, scratch=1)
@@ -166,7 +167,7 @@ class LeakyReLU(Activation):
     """f(z) = z for z > 0, else slope · z."""
 
     name = "leaky_relu"
-    forward, delta, initializer = bias_leaky_relu, leaky_relu_delta, "he_uniform"
+    forward, delta, analytic, kinks, initializer = bias_leaky_relu, leaky_relu_delta, True, (0.0,), "he_uniform"
 
     def __init__(self, slope: float = 0.01) -> None:
         self.slope = number("slope", slope, above=0, below=1)
@@ -201,10 +202,11 @@ def elu_delta(xp: Any, dy: Array, y: Array, scale: float, alpha: float, dz: Arra
 class ELU(Activation):
     """f(z) = z for z > 0, else α (eᶻ − 1); Clevert et al. 2015."""
 
-    forward, delta, initializer = bias_elu, elu_delta, "he_uniform"
+    forward, delta, analytic, initializer = bias_elu, elu_delta, True, "he_uniform"
 
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = number("alpha", alpha, above=0)
+        self.kinks = () if self.alpha == 1 else (0.0,)
 
     @property
     def parameters(self) -> tuple[float, ...]:
@@ -214,7 +216,7 @@ class ELU(Activation):
 class SELU(Activation):
     """f(z) = λ z for z > 0, else λ α (eᶻ − 1), where λ and α keep mean 0 and variance 1; Klambauer et al. 2017."""
 
-    forward, delta, initializer = bias_elu, elu_delta, "lecun_normal"
+    forward, delta, analytic, kinks, initializer = bias_elu, elu_delta, True, (0.0,), "lecun_normal"
 
     @property
     def parameters(self) -> tuple[float, ...]:

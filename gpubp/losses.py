@@ -29,7 +29,8 @@ class Loss(Component):
     kernel: ClassVar[Kernel]  # "o[], t[], w -> do[], loss"
     fused: ClassVar[dict[type[Activation], Kernel]] = {}  # "z[], b[], t[], w -> y[], dz[], loss" by output activation
     needs: ClassVar[type[Activation] | None] = None  # the only output activation it makes sense with
-    analytic: ClassVar[bool] = False  # in o, and its bodies are complex-safe
+    analytic: ClassVar[bool] = False  # in o, between its kinks, and its bodies are complex-safe
+    kinks: tuple[float, ...] = ()  # the o − t at which ∂ℓ/∂o jumps: gradients are not checked there
     outputs: ClassVar[tuple[float, float]] = (-inf, inf)  # where ℓ is defined
     targets: ClassVar[tuple[float, float]] = (-inf, inf)
 
@@ -115,7 +116,8 @@ class SquaredError(Loss):
 @rowwise("o[], t[], w -> do[], loss", source=SOURCE, scratch=1)
 def absolute_error(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array, s: Array) -> None:
     xp.subtract(o, t, out=do)
-    xp.absolute(do, out=s)
+    xp.negative(do, out=s)
+    xp.maximum(do, s, out=s)
     s.sum(axis=1, keepdims=True, out=loss)
     xp.sign(do, out=do)
     xp.multiply(do, w, out=do)
@@ -124,7 +126,7 @@ def absolute_error(xp: Any, o: Array, t: Array, w: Array, do: Array, loss: Array
 class AbsoluteError(Loss):
     """ℓ = Σ |o − t|; its derivative at o = t is 0."""
 
-    kernel = absolute_error
+    kernel, analytic, kinks = absolute_error, True, (0.0,)
 
 
 @rowwise("o[], t[], w, delta -> do[], loss", source=SOURCE, scratch=2)
@@ -142,7 +144,7 @@ def huber(xp: Any, o: Array, t: Array, w: Array, delta: float, do: Array, loss: 
 class Huber(Loss):
     """ℓ = Σ ½ e² where |e| ≤ δ, else δ (|e| − ½ δ), with e = o − t; Huber 1964."""
 
-    kernel = huber
+    kernel, analytic = huber, True
 
     def __init__(self, delta: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
@@ -161,7 +163,9 @@ def quantile(xp: Any, o: Array, t: Array, w: Array, q: float, do: Array, loss: A
     xp.multiply(s, 1 - 2 * q, out=s)
     xp.add(do, s, out=do)
     xp.multiply(do, 0.5, out=do)  # 1 − q above the target, −q below it, 0 on it
-    xp.multiply(e, do, out=e)
+    xp.multiply(e, 1 - q, out=s)
+    xp.multiply(e, -q, out=e)
+    xp.maximum(e, s, out=e)
     e.sum(axis=1, keepdims=True, out=loss)
     xp.multiply(do, w, out=do)
 
@@ -169,7 +173,7 @@ def quantile(xp: Any, o: Array, t: Array, w: Array, q: float, do: Array, loss: A
 class Quantile(Loss):
     """ℓ = Σ q (t − o) where o < t, else (1 − q)(o − t): its minimum is the q-quantile; Koenker and Bassett 1978."""
 
-    kernel = quantile
+    kernel, analytic, kinks = quantile, True, (0.0,)
 
     def __init__(self, q: float = 0.5, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)

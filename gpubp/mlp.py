@@ -15,6 +15,7 @@ from gpubp.data.arrays import as_layers, as_matrix, as_rows, as_usable, as_weigh
 from gpubp.errors import DataError, DeviceError, ModelFileError
 from gpubp.from_torch import from_sequential
 from gpubp.history import History
+from gpubp.jacobians import Jacobians, jacobians
 from gpubp.kernel import Array
 from gpubp.losses import Loss
 from gpubp.network import Backprop, Network
@@ -210,6 +211,18 @@ class MLP:
         """
         with self._session() as network:
             return network.trace(*self._sample(x, y, sample_weight))
+
+    def jacobians(self, x: Any) -> Jacobians:
+        """The Jacobians of every layer at x (N, inputs): ∂z/∂x = Wᵀ and ∂y/∂z, whose product is ∂outputs/∂x.
+
+        Raises DataError where they would not fit into memory.
+
+        >>> net = MLP([2, 3, 1], output="identity", seed=0)
+        >>> net.jacobians([[0.5, -1.0]]).product.shape
+        (1, 1, 2)
+        """
+        with self._session() as network:
+            return jacobians(network, self._inputs(x))
 
     def train_step(self, x: Any, y: Any, optimizer: Optimizer, sample_weight: Any = None) -> Array:
         """One update on one batch.

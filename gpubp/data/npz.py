@@ -4,6 +4,8 @@ import lzma
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from gpubp.data.samples import Part, as_source
 from gpubp.data.source import Source
 from gpubp.data.spool import Spool
 from gpubp.errors import DataError, GpubpError
+from gpubp.registry import did_you_mean
 
 MAGIC = b"PK"
 PIECE_BYTES = 1 << 20
@@ -34,16 +37,11 @@ DAMAGE = (  # all that zipfile and the libraries under it raise for files that a
 
 def open_npz(path: Path, needs_target: bool) -> Source:
     """x_train and y_train, or x and y, and as the test part x_test and y_test where they are."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = ", ".join(archive.namelist()[:MOST_LISTED]) or "nothing"
-            train = _part(path, archive, ("x_train", "y_train"), needs_target)
-            train = train or _part(path, archive, ("x", "y"), needs_target)
-            test = _part(path, archive, ("x_test", "y_test"), needs_target)
-    except GpubpError:
-        raise
-    except DAMAGE as error:
-        raise DataError(f"{path} is damaged, or no .npz file: {error}") from None
+    with _opened(path) as archive:
+        found = ", ".join(archive.namelist()[:MOST_LISTED]) or "nothing"
+        train = _part(path, archive, ("x_train", "y_train"), needs_target)
+        train = train or _part(path, archive, ("x", "y"), needs_target)
+        test = _part(path, archive, ("x_test", "y_test"), needs_target)
     if train is None and "xl/" in found:
         raise DataError(f"{path} is an Excel workbook; save its sheet as CSV")
     if train is None:
@@ -52,6 +50,27 @@ def open_npz(path: Path, needs_target: bool) -> Source:
             "and x_test and y_test where there is a test part"
         )
     return as_source(path.stem, digest(path), [train, test] if test else [train])
+
+
+def read_arrays(path: Path, known: list[str]) -> dict[str, Any]:
+    """The arrays of a file that holds none but those known by name."""
+    with _opened(path) as archive:
+        names = {member: member.removesuffix(".npy") for member in archive.namelist()}
+        for member, name in names.items():
+            if name not in known or name == member:
+                raise DataError(f"{path} holds {member!r:.60}, which is not looked for; {did_you_mean(name, known)}")
+        return {name: _array(path, archive, name)[1] for name in names.values()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except GpubpError:
+        raise
+    except DAMAGE as error:
+        raise DataError(f"{path} is damaged, or no .npz file: {error}") from None
 
 
 def _part(path: Path, archive: zipfile.ZipFile, pair: tuple[str, str], needs_target: bool) -> Part | None:

@@ -4,56 +4,121 @@ It is asked of NumPy in float64, whatever device the network is on.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import inf, isnan
+from dataclasses import dataclass
+from math import inf, isfinite, isnan, sqrt
 from typing import Any
 
 import numpy as np
 
-from gpubp.backends.numpy import NumpyBackend
-from gpubp.data.arrays import as_layers
-from gpubp.errors import ShapeError
+from gpubp.data.arrays import as_layers, as_usable
+from gpubp.errors import DataError, ShapeError
+from gpubp.explain.kinks import CENTRAL_STEP, find, refuse
+from gpubp.explain.reference import Reference, on_numpy
+from gpubp.explain.rounding import MOST_DEVIATIONS, expected
 from gpubp.mlp import MLP
-from gpubp.network import Backprop, Network
+from gpubp.network import Backprop
 
 COMPLEX_STEP = 1e-30  # no difference is taken, so nothing is lost by making it tiny
-CENTRAL_STEP = 2e-5
 MOST_ENTRIES = 5000  # above this many parameters, one random direction a tensor instead of every entry
 TOLERANCE = {"complex step": 1e-11, "central differences": 1e-6}
-FLOAT32_TOLERANCE = 1e-4  # what rounding alone may do to a float32 gradient of a moderate network
+FLOAT32_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """How far one gradient a is from the numerical one n: ‖a − n‖ / max(‖a‖, ‖n‖, 1e-12 max(1, |C|)).
+
+    Along a random direction d it is |a·d − n| / max(|a·d|, |n|, ‖a‖ / √size), the last being what |a·d| is on average.
+    """
+
+    name: str  # weights[0] or biases[0]
+    layer: int
+    error: float
+    tolerance: float
+    entry: str  # the worst, or that it was a random direction
+    given: float  # there
+    numerical: float
+
+    @property
+    def where(self) -> str:
+        return self.name + self.entry
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance
+
+    @property
+    def lost(self) -> bool:
+        """Whether rounding may do as much to this gradient as it is long, so that nothing can be said of it."""
+        return self.error > 0 and self.tolerance >= 1
+
+
+NOTHING = TensorError("", 0, 0.0, 1.0, "", 0.0, 0.0)  # where every weight is masked
 
 
 @dataclass(frozen=True)
 class GradientReport:
-    """The outcome of a gradient check.
+    """The outcome of a gradient check: `ok`, and of the worst tensor `error`, `tolerance` and the worst entry.
 
-    `error` is the largest, over the tensors, of ‖a − n‖ / max(‖a‖, ‖n‖, 1e-12 max(1, |C|)) with a the given and n the
-    numerical gradient; `where` names the worst tensor and, where every entry was checked, its worst entry.
+    The worst tensor has the largest error for its tolerance. `where` is such as "weights[1][3, 0]", or, for more than
+    5000 parameters, "weights[1] along a random direction".
     """
 
-    ok: bool
-    error: float
-    where: str
     method: str
-    tolerance: float
-    given: float
-    numerical: float
-    layer: int | None  # the layer nearest to the output whose gradients are wrong: look there first
+    tensors: tuple[TensorError, ...]  # in the order of the layers, weights first
+
+    @property
+    def worst(self) -> TensorError:
+        return max(self.tensors, key=lambda tensor: tensor.error / tensor.tolerance, default=NOTHING)
+
+    @property
+    def wrong(self) -> list[TensorError]:
+        return [tensor for tensor in self.tensors if not tensor.ok]
+
+    @property
+    def ok(self) -> bool:
+        return not self.wrong
+
+    @property
+    def error(self) -> float:
+        return self.worst.error
+
+    @property
+    def tolerance(self) -> float:
+        return self.worst.tolerance
+
+    @property
+    def where(self) -> str:
+        return self.worst.where
+
+    @property
+    def given(self) -> float:
+        return self.worst.given
+
+    @property
+    def numerical(self) -> float:
+        return self.worst.numerical
+
+    @property
+    def layer(self) -> int | None:
+        """The layer nearest to the output whose gradients are wrong: look there first."""
+        return max((tensor.layer for tensor in self.wrong), default=None)
 
     def __bool__(self) -> bool:
         return self.ok
 
     @property
     def hint(self) -> str:
-        """What usually lies behind a failure like this one."""
+        """What usually lies behind an outcome like this one."""
         if self.ok:
-            return ""
+            lost = [tensor.name for tensor in self.tensors if tensor.lost]
+            return f"too small to be told from rounding: {', '.join(lost)}" if lost else ""
         if self.numerical == 0 and self.method == "complex step":
             return "a numerical 0 may mean that a body marked analytic is not complex-safe (abs, for one, is not)"
-        ratio = self.given / self.numerical if self.numerical else 0.0
-        if abs(ratio + 1) < 1e-6:
+        ratio, slack = self.given / self.numerical if self.numerical else 0.0, max(1e-6, self.tolerance)
+        if abs(ratio + 1) < slack:
             return "the sign is wrong"
-        if abs(ratio) > 1.5 and abs(ratio - round(ratio)) < 1e-6:
+        if abs(ratio) > 1.5 and abs(ratio - round(ratio)) < slack:
             return f"given is {round(ratio)} times too large: was the factor w, or the mean over the batch, forgotten?"
         return ""
 
@@ -61,82 +126,91 @@ class GradientReport:
         verdict = "agree with" if self.ok else "FAIL against"
         return (
             f"the gradients {verdict} {self.method}: error {self.error:.2e}, tolerance {self.tolerance:.0e}; "
-            f"worst at {self.where}: given {self.given:.12g}, numerical {self.numerical:.12g}"
+            f"worst at {self.where}: given {self.given:.15g}, numerical {self.numerical:.15g}"
             + (f"; wrong from layer {self.layer} down, counted from 0" if self.layer is not None else "")
             + (f"; {self.hint}" if self.hint else "")
         )
 
 
 def check_gradients(net: MLP, x: Any, y: Any, gradients: Any = None) -> GradientReport:
-    """Compare gradients with numerical derivatives of the cost.
+    """Compare gradients with numerical derivatives of the cost C on the batch (x, y).
 
-    These are ∂C/∂θ ≈ Im C(θ + ih) / h where all of the network is analytic, else fourth-order central differences.
-    Without `gradients` those of `net.backprop(x, y)` are checked; otherwise a pair (weight_grads, bias_grads), from a
-    paper or another implementation. Dropout is off, masked weights are left out, and the network is not changed.
+    These are ∂C/∂θ ≈ Im C(θ + ih) / h where all of the network is analytic between kinks, as everything built in is,
+    else fourth-order central differences. Without `gradients` those of `net.backprop(x, y)` are checked, as its device
+    computes them; otherwise a pair (weight_grads, bias_grads) from a paper or another implementation, arrays of the
+    shapes that `net.weights` and `net.biases` have. A None among them, or for one of the two, leaves tensors out.
+
+    The tolerance is 1e-11 of a gradient's norm, 1e-6 by differences, 1e-4 where network or gradients are in float32;
+    more where rounding may do more to it, as in a trained network, whose gradients are small differences of large
+    numbers. Dropout is off, masked weights are left out, and the network is not changed.
+
+    Raises DataError where a sample is at a kink, such as a ReLU's z of 0, and where the cost is not finite; ShapeError
+    for gradients of other shapes.
 
     >>> net = MLP([2, 3, 2], dtype="float64", seed=0)
     >>> check_gradients(net, [[0.5, -1.0]], [1]).ok
     True
     """
-    traced = net.backprop(x, y)
-    given = _pair(traced if gradients is None else gradients, net)
-    analytic = net.loss.analytic and all(activation.analytic for activation in net.activations)
-    method = "complex step" if analytic else "central differences"
-    cost = _Cost(net, x, y, "complex128" if analytic else "float64")
-    floor = 1e-12 * max(1.0, abs(traced.loss))
-    every_entry = net.parameter_count <= MOST_ENTRIES
-    tolerance = TOLERANCE[method] if net.dtype == "float64" or gradients is not None else FLOAT32_TOLERANCE
-    found = []
-    for name, layer, view, mask, tensor in cost.tensors(given):
-        directions = _entries(view, mask) if every_entry else _direction(view, mask)
-        pairs = [
-            (where, _along(tensor, direction), cost.derivative(view, direction)) for where, direction in directions
-        ]
-        if not pairs:  # all of its weights are masked
-            continue
-        a, n = np.array([[value, numerical] for _, value, numerical in pairs]).T
-        norms = [float(np.linalg.norm(v)) for v in (a - n, a, n)]
-        error = norms[0] / max(norms[1], norms[2], floor)
-        where, value, numerical = pairs[int(np.argmax(np.abs(a - n)))]
-        found.append((inf if isnan(error) else error, name + where, value, numerical, layer))
-    wrong = [layer for error, *_, layer in found if error > tolerance]
-    error, where, value, numerical, _ = max(found, default=(0.0, "", 0.0, 0.0, 0))  # empty where every weight is masked
-    return GradientReport(not wrong, error, where, method, tolerance, value, numerical, max(wrong, default=None))
+    known = Reference.of(net, x, y)
+    given = _given(net, net.backprop(x, y) if gradients is None else gradients)
+    double = net.dtype == "float64" and all(a is None or a.dtype.itemsize >= 8 for arrays in given for a in arrays)
+    epsilon = float(np.finfo(np.float64 if double else np.float32).eps)
+    refuse(find(known, epsilon), len(known.x))
+    method = "complex step" if known.analytic else "central differences"
+    check = _Check(known, epsilon, max(TOLERANCE[method], 0 if double else FLOAT32_TOLERANCE))
+    return GradientReport(method, tuple(check.errors(*given)))
 
 
-class _Cost:
-    """The cost as a function of the parameters, on a NumPy copy of the network in the given dtype."""
+class _Check:
+    """The cost as a function of the parameters, on a copy of the network, and its derivatives beside those given."""
 
-    def __init__(self, net: MLP, x: Any, y: Any, dtype: str) -> None:
-        original = net._network
-        backend = NumpyBackend()
-        self.network = Network(replace(original.structure, dtype=dtype), backend, net.seed)
-        weights, biases = net.get_parameters()
-        for view, value in zip(
-            [*self.network.arena.weights, *self.network.arena.biases], [*weights, *biases], strict=True
-        ):
-            if view is not None:
-                view[...] = value
-        inputs, targets, _ = net._sample(x, y, None)
-        host = original.backend.to_numpy
-        self.x = backend.asarray(host(inputs), dtype)
-        self.targets = host(targets) if targets.ndim == 1 else backend.asarray(host(targets), dtype)
+    def __init__(self, known: Reference, epsilon: float, tolerance: float) -> None:
+        self.known, self.epsilon, self.tolerance = known, epsilon, tolerance
+        self.network = on_numpy(known.network, "complex128" if known.analytic else "float64")
+        arena, asarray = self.network.arena, self.network.backend.asarray
+        self.x, self.targets = (asarray(a, self.network.dtype) for a in (known.x, known.targets))
+        views = [view for view in [*arena.weights, *arena.biases] if view is not None]
+        self.scale = max(1.0, abs(known.traced.loss))
+        self.every_entry = sum(view.size for view in views) <= MOST_ENTRIES
 
-    def __call__(self) -> Any:
+    def errors(self, weight_grads: list[Any], bias_grads: list[Any]) -> Iterator[TensorError]:
+        """Of every tensor that is given."""
+        rounding, arena = expected(self.known), self.network.arena
+        for layer, mask in enumerate(self.network.structure.masks):
+            for name, view, gradient, deviation, kept in (
+                ("weights", arena.weights[layer], weight_grads[layer], rounding.weight_grads[layer], mask),
+                ("biases", arena.biases[layer], bias_grads[layer], rounding.bias_grads[layer], None),
+            ):
+                if gradient is not None and (kept is None or kept.any()):
+                    free = np.ones(gradient.shape, bool) if kept is None else kept != 0
+                    yield self._error(f"{name}[{layer}]", layer, view, gradient, deviation, free)
+
+    @np.errstate(all="ignore")
+    def _error(self, name: str, layer: int, view: Any, gradient: Any, deviation: float, free: Any) -> TensorError:
+        """Of one tensor, of which the entries marked free are checked."""
+        gradient = np.where(free, gradient, 0.0).astype(np.float64)
+        directions = _entries(free) if self.every_entry else _direction(free)
+        places, a, n = zip(*((e, _along(gradient, d), self.derivative(view, d)) for e, d in directions), strict=True)
+        part = 1.0 if self.every_entry else 1 / sqrt(free.sum())  # of a norm that a random direction has on average
+        difference = np.subtract(a, n)
+        size = max(1e-12 * self.scale, *(float(np.linalg.norm(v)) for v in (a, n, part * gradient)))
+        error = float(np.linalg.norm(difference)) / size
+        tolerance = max(self.tolerance, part * self._noise(deviation, free.sum()) / size)
+        worst = int(np.argmax(np.abs(difference)))
+        return TensorError(name, layer, inf if isnan(error) else error, tolerance, places[worst], a[worst], n[worst])
+
+    def _noise(self, deviation: float, count: int) -> float:
+        """What rounding may do to the norm of this many entries."""
+        noise = MOST_DEVIATIONS * self.epsilon * deviation if isfinite(deviation) else 0.0
+        if not self.known.analytic:  # each of four costs is off by some ε; their factors add up to 18
+            noise += 18 * 4 * float(np.finfo(np.float64).eps) * self.scale / (12 * CENTRAL_STEP) * sqrt(count)
+        return noise
+
+    def cost(self) -> Any:
         network, backend = self.network, self.network.backend
-        with backend.active():
-            cost = backend.empty((), network.dtype)
-            network.cost(self.x, self.targets, None, network.batch(len(self.x), False), cost)
+        cost = backend.empty((), network.dtype)
+        network.cost(self.x, self.targets, None, network.batch(len(self.x), False), cost)
         return cost
-
-    def tensors(self, given: tuple[list[Any], list[Any]]) -> Iterator[tuple[str, int, Any, Any, Any]]:
-        """Each parameter tensor: its name and layer, the view to perturb, its mask and the gradient given for it."""
-        arena, masks = self.network.arena, self.network.structure.masks
-        for layer, (view, mask, tensor) in enumerate(zip(arena.weights, masks, given[0], strict=True)):
-            yield f"weights[{layer}]", layer, view, mask, tensor
-        for layer, (view, tensor) in enumerate(zip(arena.biases, given[1], strict=True)):
-            if view is not None:
-                yield f"biases[{layer}]", layer, view, None, tensor
 
     def derivative(self, view: Any, direction: Any) -> float:
         """d/dt C(θ + t · direction) at t = 0."""
@@ -144,44 +218,44 @@ class _Cost:
         try:
             if view.dtype == np.complex128:
                 view[...] = kept + 1j * COMPLEX_STEP * direction
-                return float(self().imag / COMPLEX_STEP)
+                return float(self.cost().imag / COMPLEX_STEP)
             costs = []
             for factor in (-2, -1, 1, 2):
                 view[...] = kept + factor * CENTRAL_STEP * direction
-                costs.append(float(self()))
+                costs.append(float(self.cost()))
             return (costs[0] - 8 * costs[1] + 8 * costs[2] - costs[3]) / (12 * CENTRAL_STEP)
         finally:
             view[...] = kept
 
 
-def _entries(view: Any, mask: Any) -> Iterator[tuple[str, Any]]:
-    for index in np.ndindex(view.shape):
-        if mask is None or mask[index]:
-            direction = np.zeros(view.shape)
-            direction[index] = 1
-            yield str(list(index)), direction
+def _entries(free: Any) -> Iterator[tuple[str, Any]]:
+    for index in np.argwhere(free).tolist():
+        direction = np.zeros(free.shape)
+        direction[tuple(index)] = 1
+        yield str(index), direction
 
 
-def _direction(view: Any, mask: Any) -> Iterator[tuple[str, Any]]:
-    direction = np.random.default_rng(0).standard_normal(view.shape) * (1 if mask is None else mask)
+def _direction(free: Any) -> Iterator[tuple[str, Any]]:
+    direction = np.random.default_rng(0).standard_normal(free.shape) * free
     yield " along a random direction", direction / np.linalg.norm(direction)
 
 
-def _along(tensor: Any, direction: Any) -> float:
-    """Their inner product, in which a NaN of the tensor counts only where the direction has a part."""
+def _along(gradient: Any, direction: Any) -> float:
+    """Their inner product, in which a NaN of the gradient counts only where the direction has a part."""
     part = direction != 0
-    return float(tensor[part] @ direction[part])
+    return float(gradient[part] @ direction[part])
 
 
-def _pair(gradients: Any, net: MLP) -> tuple[list[Any], list[Any]]:
-    """(weight_grads, bias_grads) as float64 arrays of the parameters' shapes."""
+def _given(net: MLP, gradients: Any) -> tuple[list[Any], list[Any]]:
+    """(weight_grads, bias_grads) on the host, in the precision that they are in; None for what is left out."""
     if isinstance(gradients, Backprop):
         gradients = gradients.weight_grads, gradients.bias_grads
     if not isinstance(gradients, Sequence) or len(gradients) != 2:
         raise ShapeError("gradients must be a pair (weight_grads, bias_grads), one entry a layer in each")
-    pair = []
+    backend, pair = net._network.backend, []
     for name, given, views in zip(("weight_grads", "bias_grads"), gradients, (net.weights, net.biases), strict=True):
-        if given is None:
-            given = [None] * len(views)
-        pair.append([None if a is None else np.asarray(a, np.float64) for a in as_layers(name, given, views)])
+        listed = [None] * len(views) if given is None else as_layers(name, given, views, may_be_left_out=True)
+        pair.append([None if a is None else backend.to_numpy(as_usable(name, a, backend)) for a in listed])
+    if all(a is None for each in pair for a in each):
+        raise DataError("gradients holds no array, so that there is nothing to check; give one tensor's at least")
     return pair[0], pair[1]
