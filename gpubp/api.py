@@ -32,7 +32,9 @@ from gpubp.errors import (
     ModelFileError,
     ShapeError,
 )
+from gpubp.explain.diagnosis import Diagnosis
 from gpubp.explain.gradients import check_gradients
+from gpubp.explain.trace import Trace, trace
 from gpubp.history import History
 from gpubp.initializers import (
     HeNormal,
@@ -83,6 +85,7 @@ __all__ = [
     "CrossEntropy",
     "DataError",
     "DeviceError",
+    "Diagnosis",
     "DivergenceError",
     "EarlyStopping",
     "Exp",
@@ -118,6 +121,7 @@ __all__ = [
     "SquaredError",
     "Step",
     "Tanh",
+    "Trace",
     "Uniform",
     "XavierNormal",
     "XavierUniform",
@@ -134,5 +138,6 @@ __all__ = [
     "reduction",
     "rowwise",
     "schedules",
+    "trace",
     "train_test_split",
 ]
