@@ -52,7 +52,8 @@ def of_probe() -> list[Cell]:
 def of_parity() -> list[Cell]:
     return [
         *question("parity", "parity:check", ["float32", "float64"], 15),
-        *question("parity", "parity:suite", parity.FILES, 60),
+        *question("parity", "parity:suite", parity.BACKEND, 60),
+        *question("parity", "parity:suite", parity.ON_TOP, 10),
     ]
 
 
