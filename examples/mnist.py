@@ -18,14 +18,14 @@ def main(path: str) -> None:
         x, x_test = pixels(data["x_train"]), pixels(data["x_test"])
         y, y_test = data["y_train"], data["y_test"]
 
-    recipes = {
+    recipes: dict[str, tuple[gpubp.MLP, dict[str, Any]]] = {
         "784-512-256-10, ReLU, dropout": (
             gpubp.MLP([784, 512, 256, 10], "relu", dropout=0.2, seed=0),
             {"epochs": 10, "batch_size": 128},
         ),
-        "784-36-14-10, leaky ReLU": (
+        "784-36-14-10, leaky ReLU, Nesterov, L2": (
             gpubp.MLP([784, 36, 14, 10], "leaky_relu", seed=0),
-            {"epochs": 15, "batch_size": 64, "learning_rate": 0.003},
+            {"epochs": 20, "batch_size": 32, "optimizer": gpubp.SGD(0.05, 0.9, nesterov=True, weight_decay=5e-4)},
         ),
     }
     for name, (net, settings) in recipes.items():

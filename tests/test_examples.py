@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import gpubp
 
 TESTS = Path(__file__).parent
 BACKPROP = TESTS.parent / "examples" / "backprop.py"
+NEEDS_MNIST = pytest.mark.skipif("GPUBP_MNIST" not in os.environ, reason="GPUBP_MNIST names no file of MNIST")
 SIZES = [[5, 3], [5, 4, 3], [5, 7, 6, 4, 3]]
 
 Array = NDArray[np.float64]
@@ -110,3 +112,21 @@ def test_it_runs_alone() -> None:
     accuracy = re.search(r"^accuracy ([\d.]+)$", run.stdout, re.MULTILINE)
     assert accuracy is not None
     assert float(accuracy[1]) >= 0.98
+
+
+@pytest.mark.parametrize(
+    "data", [None, pytest.param(os.environ.get("GPUBP_MNIST"), id="mnist", marks=[pytest.mark.check, NEEDS_MNIST])]
+)
+def test_a_misread_digit_is_explained(data: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    load(BACKPROP.parent / "misread.py").main(data)
+    printed = capsys.readouterr().out
+    accuracy = re.search(r"^([\d.]+)% of \d+ test digits are read rightly", printed)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 94
+    misread = re.search(r"is a (\d), taken for a (\d)", printed)
+    assert misread is not None
+    assert misread[1] != misread[2]
+    assert "is the gradient of the backward pass" in printed
+    step = re.search(rf"takes the probability of {misread[1]} from ([\d.]+)% to ([\d.]+)%", printed)
+    assert step is not None
+    assert float(step[2]) > float(step[1])
