@@ -93,7 +93,9 @@ def commands(page: Path) -> list[list[str]]:
     """The words of each line of a console or sh block that a reader is to type."""
     found = []
     for _, body in blocks(page, "console", "sh", "shell", "bash"):
-        for line in body.replace("\\\n", " ").splitlines():
+        lines = body.replace("\\\n", " ").splitlines()
+        typed = [line for line in lines if line.startswith("$ ")]  # where there are any, the rest is what is printed
+        for line in typed or lines:
             words = shlex.split(line.strip().removeprefix("$ "), comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 del words[0]  # an environment variable for the command

@@ -1,4 +1,4 @@
-"""Make the README's pictures of a terminal: python docs/pictures/make.py. Needs tmux, and gpubp on the PATH."""
+"""Make the README's pictures of a terminal: python docs/pictures/make.py [NAME]. Needs tmux, and gpubp on the PATH."""
 
 import os
 import shutil
@@ -21,6 +21,7 @@ THEME = TerminalTheme(
      (214, 218, 224)],
 )  # fmt: skip
 SHOTS = {
+    "explain": ["gpubp explain two-layer"],
     "train": ["gpubp train digits"],
     "evaluate": ["gpubp train digits -q > train.txt", "clear", "gpubp evaluate runs/digits digits"],
 }
@@ -63,5 +64,5 @@ def draw(name: str, commands: list[str]) -> None:
 if __name__ == "__main__":
     if not shutil.which("tmux") or not shutil.which("gpubp"):
         sys.exit("tmux and gpubp are needed on the PATH")
-    for name, commands in SHOTS.items():
-        draw(name, commands)
+    for name in sys.argv[1:] or SHOTS:
+        draw(name, SHOTS[name])
