@@ -102,6 +102,12 @@ def test_a_step_too_far_is_told_and_not_raised() -> None:
     assert json.loads(trace.to_json())["after"]["loss"] is None, "JSON knows no infinity"
 
 
+def test_a_gradient_that_overflows_is_named() -> None:
+    net = gpubp.MLP([2, 3, 1], "relu", "identity", device="cpu", seed=0)
+    with pytest.raises(gpubp.DataError, match=r"the gradient of weights\[0\] overflows float32 .*scale x"):
+        gpubp.trace(net, [[1e30, 1e30]], [[1.0]], 0.1)
+
+
 def test_json_keeps_every_digit() -> None:
     example = EXAMPLES["hill"]
     facts = json.loads(traced(example).to_json())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.checks import number
+from gpubp.errors import DataError
 from gpubp.explain.chain import Chain, chain
 from gpubp.explain.document import Document
 from gpubp.explain.names import Names
@@ -107,7 +108,7 @@ def trace(net: MLP, x: Any, y: Any, learning_rate: float) -> Trace:
     """One whole step of gradient descent W − η ∂C/∂W on the batch (x, y), explained; the network is left unchanged.
 
     x is (N, inputs) and y as `MLP.fit` takes it; dropout is off. Raises DataError and ShapeError as `MLP.backprop`
-    does, and DataError for a learning rate that is not positive.
+    does, and DataError for a learning rate that is not positive, or gradients that are not finite.
 
     >>> net = MLP([2, 2, 2], output="sigmoid", loss="squared_error", dtype="float64", seed=0)
     >>> step = trace(net, [[2.0, 3.0]], [[1.0, 0.2]], learning_rate=0.1)
@@ -126,6 +127,13 @@ def trace(net: MLP, x: Any, y: Any, learning_rate: float) -> Trace:
         if encoded.ndim == 1:
             encoded = np.equal.outer(encoded, np.arange(net.sizes[-1])).astype(net.dtype)
         masks, fused = network.structure.masks, type(network.layers[-1].activation) in network.loss.fused
+    for name, arrays in (("weights", before.weight_grads), ("biases", before.bias_grads)):
+        for layer, gradient in enumerate(arrays):
+            if gradient is not None and not np.isfinite(gradient).all():
+                raise DataError(
+                    f"the gradient of {name}[{layer}] overflows {net.dtype} on this batch, whose loss is "
+                    f"{before.loss:g}: there is no step to explain; scale x, or take smaller weights"
+                )
     moved.apply_gradients(before.weight_grads, before.bias_grads, SGD(rate))
     with moved._session() as network:
         after = network.trace(inputs, targets, None)

@@ -8,7 +8,7 @@ from gpubp.explain.render import RIGHT, WRONG, entry, printable
 SPECIAL = re.compile(
     r"[\\`*<>|$~#]"  # whatever stands beside them
     r"|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # within a word it is no emphasis
-    r"|(?<=\])\(|&(?=#?\w+;)"  # of a link, of an entity
+    r"|(?<=\])[(:]|&(?=#?\w+;)"  # of a link, of an entity
 )
 OF_A_LIST = re.compile(r"^(\d*)([-+=.)])(?= |=|-|$)")  # or of a heading, at the start of a line
 TONES: dict[Tone, str] = {"plain": "%s", "strong": "**%s**", "faint": "*%s*", "good": "%s", "bad": "%s"}
