@@ -30,8 +30,11 @@ class Callback:
     def on_epoch_end(self, net: "MLP", record: dict[str, Any]) -> bool | None:
         """After each epoch, with its record in the history; returning True stops the training."""
 
+    def on_divergence(self, net: "MLP") -> None:
+        """After an epoch whose losses are not all finite, before the DivergenceError; the network is as it began."""
+
     def on_fit_end(self, net: "MLP", history: History) -> None:
-        """After the last epoch, whatever ended the training."""
+        """After the last epoch, whatever ended the training but an error."""
 
 
 class _EachEpoch(Callback):

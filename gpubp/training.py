@@ -186,6 +186,8 @@ class Trainer:
                 trained = time.perf_counter()
                 if not self._all_finite(costs):
                     start.restore()
+                    for callback in self.callbacks:
+                        callback.on_divergence(self.net)
                     raise DivergenceError(self._diagnose(batches, factor, len(history) + 1, start))
                 if self.checkpoint and not costs.whole:  # an interrupted epoch is begun anew when training goes on
                     start.restore()

@@ -96,7 +96,7 @@ def test_every_kind_of_file(suffix: str, model: Path, table: Path, tmp_path: Pat
         ".html": b"<!doctype html>",
         ".tex": b"\\documentclass",
         ".json": b"{",
-        ".png": b"\x89PNG",
+        ".png": b"\x89png",
         ".svg": b"<?xml",
     }
     content = out.read_bytes()

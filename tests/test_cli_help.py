@@ -19,7 +19,7 @@ from gpubp.activations import Activation
 from gpubp.cli import main
 from gpubp.optimizers import Optimizer
 
-COMMANDS = ["train", "evaluate", "predict", "export", "bench", "devices"]
+COMMANDS = ["train", "evaluate", "predict", "explain", "check", "export", "bench", "devices"]
 HEAVY = ["numpy", "rich", "safetensors", "polars", "matplotlib", "onnx", "onnxruntime", "sklearn", "cupy", "torch"]
 CONTEXT = click.Context(main, **main.context_settings)  # of these, as commands keep the -h that they first heard of
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")

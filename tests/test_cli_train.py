@@ -102,7 +102,7 @@ def test_the_run_folder(flowers: Path) -> None:
     expected = {"task": "classification", "target": "kind", "batch_size": 16, "lr": 0.001, "dropout": 0.2, "seed": 0}
     assert config["settings"].items() >= expected.items()
     options = {each.name for each in main.get_command(None, "train").params}  # type: ignore[arg-type, union-attr]
-    assert set(config["settings"]) == options - {"out", "resume", "config", "as_json", "quiet", "verbose"}
+    assert set(config["settings"]) == options - {"out", "resume", "diagnose", "config", "as_json", "quiet", "verbose"}
     assert Path("out/loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -217,6 +217,7 @@ def interrupt(folder: Path, number: int, *arguments: str) -> int:
     return process.returncode
 
 
+@pytest.mark.check
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 def test_interrupted_by_either_signal_and_resumed(flowers: Path) -> None:
     whole = train(flowers, "--epochs", "200", "--hidden", "8", "-o", "whole")

@@ -141,3 +141,16 @@ def test_a_gradient_that_overflows() -> None:
     net = gpubp.MLP([1, 1], output="identity", loss="absolute_error", device="cpu", seed=0)
     message = diverges(net, [[3e38]], [0.0], optimizer="sgd", learning_rate=1e3)
     assert "at step 1 the gradient step made the parameters of layer 1 of 1 (identity) not finite" in message
+
+
+def test_callbacks_hear_of_it_when_the_network_is_back() -> None:
+    heard = []
+
+    class Ear(gpubp.Callback):
+        def on_divergence(self, net: gpubp.MLP) -> None:
+            heard.append(flat(net))
+
+    net = network()
+    before = flat(net)
+    diverges(net, optimizer="sgd", learning_rate=1e30, callbacks=[Ear()])
+    np.testing.assert_array_equal(heard, [before])

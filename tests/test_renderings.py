@@ -158,6 +158,7 @@ def test_any_text_is_printed_and_nothing_else_happens(form: str) -> None:
 def test_no_text_becomes_markup(form: Callable[[Document], str]) -> None:
     tables = [Table.of([SICK], [[SICK]], SICK), Table.of(["n"], [["- 1. #"]])]
     lines = [
+        Paragraph("[x]: no link"),
         Paragraph("- no list"),
         Paragraph("1. no list"),
         Paragraph("# no heading"),
@@ -175,7 +176,7 @@ def test_no_text_becomes_markup(form: Callable[[Document], str]) -> None:
     assert written.count(told) == 6 + (form is page), (
         "title, heading, paragraph, formula, caption, verdict; a page's name"
     )
-    assert written.endswith("- no list 1. no list # no heading === + a")
+    assert written.endswith("[x]: no link - no list 1. no list # no heading === + a")
 
 
 def test_html_has_classes_for_numbers_and_tones() -> None:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKEND = ["test_cuda.py"]
-ON_TOP = ["test_curves.py", "test_jacobians.py", "test_landscape.py", "test_trace.py"]
+ON_TOP = ["test_curves.py", "test_diagnosis_records.py", "test_jacobians.py", "test_landscape.py", "test_trace.py"]
 FILES = BACKEND + ON_TOP  # those with tests marked gpu
 LONGEST = 500  # characters of a failure that are kept
 

@@ -24,7 +24,7 @@ class Group(click.Group):
     """A group whose commands' modules are imported only when they run, and whose errors become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["train", "evaluate", "predict", "export", "bench", "devices"]
+        return ["train", "evaluate", "predict", "explain", "check", "export", "bench", "devices"]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         from importlib import import_module
@@ -94,6 +94,8 @@ def main() -> None:
     gpubp train digits          learn handwriting and save the model
     gpubp evaluate MODEL DATA   score a saved model on rows that it has not seen
     gpubp predict MODEL DATA    its decisions on new rows
+    gpubp explain two-layer     one step of backpropagation with all its numbers, of an example or a model
+    gpubp check MODEL DATA      whether its gradients are right
     gpubp export MODEL -o FILE  the model for ONNX or NumPy
     gpubp bench                 how fast a network trains here, beside PyTorch and others
     gpubp devices               what can be computed on here, and why not on more

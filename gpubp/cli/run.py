@@ -1,4 +1,4 @@
-"""The folder of a training run: config.json, history.jsonl, loss.png, checkpoint.safetensors and model.safetensors."""
+"""The folder of a training run: what it was told, what happened, where it stands, its model, and what was wrong."""
 
 import json
 import os
@@ -20,19 +20,21 @@ from gpubp.whole import write_whole
 if TYPE_CHECKING:
     from gpubp.mlp import MLP
 
-CHECKPOINT, MODEL, CONFIG, HISTORY, CURVE = (
+CHECKPOINT, MODEL, CONFIG, HISTORY, CURVE, DIAGNOSIS, PICTURE = (
     "checkpoint.safetensors",
     "model.safetensors",
     "config.json",
     "history.jsonl",
     "loss.png",
+    "diagnosis.json",
+    "diagnosis.png",
 )
 RUNS = Path("runs")
 
 
 def new_folder(out: Path | None, name: str) -> Path:
     """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... not there yet; nothing is overwritten."""
-    for file in (MODEL, CHECKPOINT, CONFIG, HISTORY, CURVE):
+    for file in (MODEL, CHECKPOINT, CONFIG, HISTORY, CURVE, DIAGNOSIS, PICTURE):
         if out and os.path.lexists(out / file):
             what = "a run" if file in (MODEL, CHECKPOINT) else "a file of a run's name"
             raise GpubpError(

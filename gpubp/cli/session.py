@@ -16,6 +16,7 @@ from gpubp.optimizers import Optimizer
 from gpubp.scores import ValueScores
 
 EPOCHS, LEAST_STEPS, MOST_STEPS = 60, 2_000, 50_000  # where --epochs does not say
+WATCHED = 256  # rows that a diagnosis looks at
 
 
 @dataclass
@@ -82,6 +83,12 @@ class Session:
         rate = Optimizer.resolve(settings["optimizer"]).learning_rate if settings["lr"] is None else settings["lr"]
         decided = {"task": self.preprocessing.task, "target": self.source.target or settings["target"], "lr": rate}
         return {**settings, **decided, "batch_size": self.batch_size, "epochs": self.epochs}
+
+    def watched(self) -> tuple[Any, Any]:
+        """Some training rows at equal distances, as a file may be sorted."""
+        x, y = self.train
+        rows = np.unique(np.linspace(0, len(y) - 1, WATCHED).astype(int))
+        return x[rows], y[rows]
 
     def scores(self) -> dict[str, float]:
         """Of the test rows: loss, and accuracy, or errors in the units of the file."""

@@ -13,12 +13,13 @@ from click.core import ParameterSource
 from gpubp.activations import Activation
 from gpubp.cli import command_line, interrupted_code, tell
 from gpubp.cli.options import Name, Number, batch_size, complete_data, config_file, share_or_file, shared, widths
-from gpubp.errors import DataError, GpubpError
+from gpubp.errors import DataError, DivergenceError, GpubpError
 from gpubp.optimizers import Optimizer
 from gpubp.schedules import Schedule
 
 if TYPE_CHECKING:
     from gpubp.cli.session import Session
+    from gpubp.explain.diagnosis import Diagnosis
     from gpubp.history import History
 
 POSITIVE = Number(0, min_open=True)
@@ -75,6 +76,7 @@ FRACTION = Number(0, 1, min_open=True, max_open=True)
 @click.option("--class-weight", type=Name(["balanced"]), help="Let every class count the same.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Results folder; the default is a new one in runs/.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
+@click.option("--diagnose", is_flag=True, help="Watch every layer learn, and say what is wrong and what to do.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -91,6 +93,7 @@ def command(
     /,
     out: Path | None,
     resume: Path | None,
+    diagnose: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -110,6 +113,9 @@ def command(
 
     After every epoch a checkpoint is written. Ctrl-C and a termination lose the unfinished epoch alone, and --resume
     goes on to the very same weights; only --epochs may then be another.
+
+    --diagnose looks at deltas, gradients, updates and units of every layer after every epoch, on a few of the training
+    rows, tells in words what it sees, and leaves diagnosis.png and diagnosis.json in the results folder.
     """
     from gpubp.cli.run import CHECKPOINT, abandon, new_folder
     from gpubp.resume import Checkpoint
@@ -129,6 +135,7 @@ def command(
         raise click.UsageError("a training cannot be resumed or evaluated without its data: give a file, not -", ctx)
 
     from gpubp.cli.session import Session
+    from gpubp.explain.diagnosis import Diagnosis
 
     data = settings["data"]
     session = Session.prepare(settings)
@@ -140,13 +147,16 @@ def command(
         checkpoint = Checkpoint(folder / CHECKPOINT, run={"settings": settings, "data": session.net.metadata["data"]})
     elif {**checkpoint.run["data"], "name": session.source.name} != session.net.metadata["data"]:
         raise DataError(f"{data!r} is not, or no longer, the file that {str(resume)!r} was trained on")
+    watch = Diagnosis(*session.watched()) if diagnose else None
     try:
-        history = _train(session, checkpoint, settings, verbose=not quiet)
-    except BaseException:
+        history = _train(session, checkpoint, settings, watch, verbose=not quiet)
+    except BaseException as error:
         if not resume:
             abandon(folder)
+        if watch and isinstance(error, DivergenceError):
+            _say_why(watch, checkpoint.path.parent if resume or watch.records[1:] else None, as_json)
         raise
-    _finish(session, checkpoint.path.parent, history, data, as_json)
+    _finish(session, checkpoint.path.parent, history, watch, data, as_json)
     tell(quiet, *_remarks(session, history, resumed=len(checkpoint.history)))
     if history.stopped == "interrupted":
         sys.exit(interrupted_code(ctx))
@@ -172,7 +182,9 @@ def _told(setting: Any) -> str:
     return "its default" if setting is None else str(setting)
 
 
-def _train(session: "Session", checkpoint: Any, settings: dict[str, Any], verbose: bool) -> "History":
+def _train(
+    session: "Session", checkpoint: Any, settings: dict[str, Any], watch: "Diagnosis | None", verbose: bool
+) -> "History":
     from gpubp.cli.run import RunFiles
 
     files = RunFiles(checkpoint.path.parent, session.resolved(settings), checkpoint.history)
@@ -188,13 +200,16 @@ def _train(session: "Session", checkpoint: Any, settings: dict[str, Any], verbos
         early_stopping=settings["patience"],
         class_weight=settings["class_weight"],
         metrics="accuracy" if session.preprocessing.classes else "r2",
-        callbacks=[files, checkpoint],
+        callbacks=[files, checkpoint, *([watch] if watch else [])],
         verbose=int(verbose),
     )
 
 
-def _finish(session: "Session", folder: Path, history: "History", data: str, as_json: bool) -> None:
-    """Save the model and say how good it is."""
+def _finish(
+    session: "Session", folder: Path, history: "History", watch: "Diagnosis | None", data: str, as_json: bool
+) -> None:
+    """Save the model, say how good it is and, where it was watched, what is wrong with it."""
+    from gpubp.cli.diagnosis import findings, tell_diagnosis, write_diagnosis
     from gpubp.cli.run import CURVE, HISTORY, MODEL, draw_loss
 
     resume = command_line("train", "--resume", str(folder))
@@ -207,10 +222,25 @@ def _finish(session: "Session", folder: Path, history: "History", data: str, as_
     if as_json:
         seconds = sum(record["seconds"] for record in history)
         run = {"epochs": len(history), "seconds": seconds, "model": str(folder / MODEL), "stopped": history.stopped}
-        click.echo(json.dumps({**scores, "samples": len(session.test[1]), **run}))
+        click.echo(json.dumps({**scores, "samples": len(session.test[1]), **run, **findings(watch)}))
     else:
         _report(session, scores, folder / MODEL, data, resume if history.stopped == "interrupted" else None)
     draw_loss(history, folder / CURVE)
+    if watch and watch.records[1:]:
+        remark = write_diagnosis(watch, folder)
+        if not as_json:
+            tell_diagnosis(watch, remark)
+
+
+def _say_why(watch: "Diagnosis", folder: Path | None, as_json: bool) -> None:
+    """Of a training that diverged, before its error; `folder` is that of a run that can be gone on with."""
+    from gpubp.cli.diagnosis import findings, tell_diagnosis, write_diagnosis
+
+    remark = write_diagnosis(watch, folder) if folder else ""
+    if as_json:
+        click.echo(json.dumps(findings(watch)))
+    else:
+        tell_diagnosis(watch, remark)
 
 
 def _remarks(session: "Session", history: "History", resumed: int) -> Iterator[str]:
