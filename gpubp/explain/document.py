@@ -1,6 +1,7 @@
 """A document: what gpubp has to show, as plain blocks, before it becomes a terminal's text, HTML, Markdown or LaTeX."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 Tone = Literal["plain", "strong", "faint", "good", "bad"]
@@ -50,7 +51,7 @@ class Table:
         cells = tuple(tuple(c if isinstance(c, Cell) else Cell(c) for c in row) for row in rows)
         return cls(tuple(columns), cells, caption)
 
-    @property
+    @cached_property
     def numeric(self) -> tuple[bool, ...]:
         """Of each column whether it holds a number, and is aligned to the right."""
         columns = ([row[k].content for row in self.rows] for k in range(len(self.columns)))
