@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Run gpubp from a checkout; all it needs is Python 3.11 or newer.
 
-    python3 dev.py train digits        any gpubp command (train, evaluate, predict, export, bench, devices)
+    python3 dev.py train digits        any gpubp command (train, evaluate, predict, explain, export, bench, devices)
+    python3 dev.py check MODEL DATA    gpubp check, too; without two names it is:
     python3 dev.py test [...]          the tests; the arguments go to pytest
     python3 dev.py check [...]         the slow and external proofs (pytest -m check); CUDA wheels, but no GPU
     python3 dev.py lint                ruff check, ruff format --check, mypy
@@ -104,10 +105,12 @@ def main(name="--help", *rest):
     if name in ("-h", "--help", "help"):
         print(__doc__.strip())
         return
+    if name == "check" and len(rest) > 1 and not any(rest[0].startswith(start) for start in ("-", "tests")):
+        name, rest = "gpubp", ("check", *rest)  # gpubp's own command of that name, of a MODEL and DATA
     install(EXTRAS.get(name, set()) | set(os.environ.get("GPUBP_EXTRAS", "").replace(",", " ").split()))
     if name not in EXTRAS:
         os.environ["GPUBP_COMMAND"] = ("python " if os.name == "nt" else "python3 ") + shlex.quote(sys.argv[0])
-        become("-P", "-m", "gpubp", name, *rest)
+        become("-P", "-m", "gpubp", *([] if name == "gpubp" else [name]), *rest)
     os.chdir(HERE)
     if name == "lint":
         sys.exit(any([subprocess.call([str(PYTHON), "-m", *tool]) for tool in LINT]))

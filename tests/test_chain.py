@@ -139,6 +139,14 @@ def test_a_wrong_gradient_is_said_to_be_one() -> None:
     assert "is NOT the gradient" in str(chain)
 
 
+def test_a_gradient_of_zero_says_why() -> None:
+    net = gpubp.MLP([1, 2, 1], "relu", "identity", use_bias=False, dtype="float64", device="cpu", seed=0)
+    net.set_parameters([[[1.0, -1.0]], [[1.0], [1.0]]])
+    trace = gpubp.trace(net, [[2.0], [3.0]], [[1.0], [1.0]], 0.1)
+    assert "It is 0, and no step moves w2, since f'(z_h2) is 0." in str(trace.weight("w2"))
+    assert "It is 0" not in str(trace.weight("w1"))
+
+
 def test_json_has_every_path() -> None:
     facts = traced(EXAMPLES["hill"]).weight("w1").facts()
     assert facts["parameter"]["path"] == "W[0][0,0]"

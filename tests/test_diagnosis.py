@@ -62,7 +62,7 @@ SICK: dict[str, tuple[dict[str, Any], str, str, str]] = {
         dict(activation="tanh", scale=300.0),
         SATURATED,
         "tanh within 1% of its ends, where its slope is almost 0: 9.% in hidden layer 1 at the start",
-        r"scale x, whose values are about \d\d0 in size",
+        r"x scaled to mean 0 .* about \d\d0 in size",
     ),
     "large weights under tanh": (
         dict(activation="tanh", init=gpubp.Normal(3.0)),
@@ -92,7 +92,7 @@ SICK: dict[str, tuple[dict[str, Any], str, str, str]] = {
         dict(scale=1000.0, optimizer="sgd", learning_rate=1e30),
         TOO_LARGE,
         "no longer finite",
-        "first scale x, .*; then a tenth of the learning rate",
+        "first x scaled .*; then a tenth of the learning rate",
     ),
     "small steps": (
         dict(learning_rate=1e-6),

@@ -176,3 +176,19 @@ def test_the_titles_of_the_panels_that_show_what_is_wrong_are_red(built: dict[st
     assert headline == f"Nothing wrong in {len(watch.records) - 1} epochs" or all(
         finding.seen in headline for finding in watch.findings()
     )
+
+
+def test_there_is_nothing_to_draw_before_a_training(tmp_path: Path) -> None:
+    with pytest.raises(gpubp.DataError, match="nothing to draw yet"):
+        gpubp.Diagnosis([[1.0]], [[1.0]]).plot(tmp_path / "early.png")
+
+
+def test_a_training_that_came_to_nothing_is_told_of(rng: np.random.Generator) -> None:
+    x, y = rng.normal(size=(300, 3)), rng.integers(0, 2, 300)  # of which x says nothing
+    net, watch = gpubp.MLP([3, 4, 2], "tanh", device="cpu", seed=0), gpubp.Diagnosis(x, y)
+    net.fit(x, y, epochs=20, learning_rate=0.01, callbacks=[watch], verbose=0)
+    assert not watch.findings()
+    assert "hardly better than that of always answering the mean" in str(watch)
+    known = (x[:, 0] > 0).astype(int)
+    net.fit(x, known, epochs=30, learning_rate=0.01, callbacks=[watch := gpubp.Diagnosis(x, known)], verbose=0)
+    assert "always answering" not in str(watch)

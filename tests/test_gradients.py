@@ -284,6 +284,12 @@ def test_nan_is_not_ok(traced: Any) -> None:
     assert report.where == "biases[1][2]"
 
 
+def test_half_a_gradient_gets_a_hint(traced: Any) -> None:
+    net, x, y, given = traced
+    report = gpubp.check_gradients(net, x, y, ([g / 2 for g in given.weight_grads], given.bias_grads))
+    assert "given is 2 times too small" in str(report)
+
+
 def test_a_missing_mean_is_found(traced: Any) -> None:
     net, x, y, given = traced
     report = gpubp.check_gradients(net, x, y, ([3 * g for g in given.weight_grads], given.bias_grads))

@@ -202,7 +202,7 @@ def test_without_matplotlib_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch, 
         return original(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(gpubp.GpubpError, match=re.escape("pip install 'gpubp[plot]'")):
+    with pytest.raises(gpubp.GpubpError, match=re.escape("pip install matplotlib")):
         step("hill").picture(tmp_path / "net.png")
     assert list(tmp_path.iterdir()) == []
 

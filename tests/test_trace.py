@@ -108,6 +108,22 @@ def test_a_gradient_that_overflows_is_named() -> None:
         gpubp.trace(net, [[1e30, 1e30]], [[1.0]], 0.1)
 
 
+def test_a_sample_that_is_learned_is_not_blamed_on_the_learning_rate() -> None:
+    net = gpubp.MLP([1, 1], output="identity", loss="squared_error", use_bias=False, device="cpu", seed=0)
+    net.set_parameters([[[2.0]]])
+    told = " ".join(str(gpubp.trace(net, [[1.0]], [[2.0]], 0.1)).split())
+    assert "next to nothing left to learn" in told
+    assert "smaller learning rate" not in told
+
+
+def test_what_is_no_network_is_named() -> None:
+    not_a_network: Any = "runs/iris"
+    with pytest.raises(gpubp.DataError, match=r"net must be a gpubp.MLP, got 'runs/iris'"):
+        gpubp.trace(not_a_network, [[1.0]], [[2.0]], 0.1)
+    with pytest.raises(gpubp.DataError, match=r"net must be a gpubp.MLP, got 'runs/iris'"):
+        gpubp.check_gradients(not_a_network, [[1.0]], [[2.0]])
+
+
 def test_json_keeps_every_digit() -> None:
     example = EXAMPLES["hill"]
     facts = json.loads(traced(example).to_json())

@@ -83,8 +83,12 @@ def command(
     Markdown or LaTeX, as JSON with every digit, or as a picture of the network.
     """
     if what is None:
+        if out is not None:
+            raise click.UsageError("-o needs an example, or a MODEL and DATA, to be written", ctx)
         _list(as_json)
         return
+    if what in EXAMPLES and data is not None and not Path(what).exists():
+        raise click.UsageError(f"the example {what} takes no DATA; it has its own", ctx)
     shown: Showing
     if what in EXAMPLES and data is None:
         for option, given in (("--sample", samples), ("--lr", lr), ("--target", target)):

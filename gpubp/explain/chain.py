@@ -11,12 +11,12 @@ from gpubp.errors import DataError
 from gpubp.explain.document import Document
 from gpubp.explain.names import Parameter
 from gpubp.explain.showing import Showing
+from gpubp.explain.story import ROUNDING, chain_story
 
 if TYPE_CHECKING:
     from gpubp.explain.trace import Trace
 
 MOST_PATHS = 100_000  # that are listed: 0.5 s of Python
-ROUNDING = {"float32": 2.0**-23, "float64": 2.0**-52}
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,6 @@ class Chain(Showing):
         return self.paths if self.listed else self.terms
 
     def document(self) -> Document:
-        from gpubp.explain.story import chain_story
-
         return chain_story(self)
 
     def picture(self, path: str | PathLike[str]) -> None:

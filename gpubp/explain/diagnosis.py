@@ -10,6 +10,7 @@ import numpy as np
 
 from gpubp.backends.numpy import NumpyBackend
 from gpubp.callbacks import Callback
+from gpubp.errors import DataError
 from gpubp.explain.symptoms import Finding, findings, told
 from gpubp.jacobians import passed, slopes
 
@@ -115,8 +116,11 @@ class Diagnosis(Callback):
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw deltas, gradients, updates and units of every layer, and the loss, into a .png or .svg file.
 
-        Raises DataError for another suffix, GpubpError where matplotlib is not installed or the file cannot be written.
+        Raises DataError for another suffix or before a training, GpubpError where matplotlib is not installed or the
+        file cannot be written.
         """
+        if not self.records:
+            raise DataError("there is nothing to draw yet; give this to a training: fit(..., callbacks=[watch])")
         from gpubp.explain.diagnosis_plot import draw
         from gpubp.explain.figures import save
 

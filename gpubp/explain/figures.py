@@ -14,7 +14,10 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise GpubpError(f"pictures are drawn by matplotlib ({error}): pip install 'gpubp[plot]'") from None
+        raise GpubpError(
+            f"pictures are drawn by matplotlib ({error}): pip install matplotlib, or in a checkout of gpubp write "
+            "GPUBP_EXTRAS=plot before python3 dev.py"
+        ) from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

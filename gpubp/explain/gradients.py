@@ -120,6 +120,8 @@ class GradientReport:
             return "the sign is wrong"
         if abs(ratio) > 1.5 and abs(ratio - round(ratio)) < slack:
             return f"given is {round(ratio)} times too large: was the factor w, or the mean over the batch, forgotten?"
+        if ratio and abs(1 / ratio) > 1.5 and abs(1 / ratio - round(1 / ratio)) < slack:
+            return f"given is {round(1 / ratio)} times too small: is there a ½, or a mean over the batch, too much?"
         return ""
 
     def __str__(self) -> str:
@@ -151,6 +153,8 @@ def check_gradients(net: MLP, x: Any, y: Any, gradients: Any = None) -> Gradient
     >>> check_gradients(net, [[0.5, -1.0]], [1]).ok
     True
     """
+    if not isinstance(net, MLP):
+        raise DataError(f"net must be a gpubp.MLP, got {net!r:.80}; gpubp.load(path) makes one of a model file")
     known = Reference.of(net, x, y)
     given = _given(net, net.backprop(x, y) if gradients is None else gradients)
     double = net.dtype == "float64" and all(a is None or a.dtype.itemsize >= 8 for arrays in given for a in arrays)

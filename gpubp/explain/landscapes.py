@@ -16,7 +16,7 @@ from gpubp.explain.scan import CostFunction, is_range, points_of, scan_range
 from gpubp.mlp import MLP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Landscape:
     """The cost on a grid: costs[j, i] is the one at first[i] on the first axis and second[j] on the second.
 

@@ -15,7 +15,7 @@ from gpubp.mlp import MLP
 SHOWN = 8  # samples whose outputs are kept: as many curves as can be told apart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Curves:
     """What one parameter does: `outputs[k]` and `costs[k]` are those at `values[k]`."""
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gpubp.explain.chain import Chain, Term
     from gpubp.explain.trace import LayerTrace, Trace
 
+ROUNDING = {"float32": 2.0**-23, "float64": 2.0**-52}
 MOST_UNITS = 12  # of a layer, and samples of a batch, that are listed one by one
 MOST_WEIGHTS = 40  # of a layer
 SHOWN_PATHS = 12
@@ -59,7 +60,7 @@ def _parameters(trace: "Trace", layer: "LayerTrace", full: bool) -> list[Block]:
     count = layer.weight.size + (0 if layer.bias is None else layer.bias.size)
     if count > MOST_WEIGHTS and not full:
         arrays = [("W", layer.weight), ("∂C/∂W", layer.weight_grad), ("b", layer.bias), ("∂C/∂b", layer.bias_grad)]
-        more = _more(f"trace.layers[{layer.index}]", "; trace.weight('w1') explains one by its name")
+        more = _more(f"trace.layers[{layer.index}]", ", and trace.weight('w1') explains one by its name")
         return [_summary(caption, arrays), Paragraph(more, "faint")]
     columns = ["parameter", "", "from → to", "before", "gradient ∂C/∂w", "after"]
     rows: list[list[Cell | str | float | None]] = []
@@ -91,7 +92,7 @@ def _summary(caption: str, arrays: list[tuple[str, Any]]) -> Table:
 
 
 def _more(where: str, otherwise: str = "") -> str:
-    return f"Too many to print: {where} has them all, and so has document(full=True){otherwise}."
+    return f"Too many to print: --full prints them all on the command line; in Python {where} has them{otherwise}."
 
 
 def _outcome(trace: "Trace", full: bool) -> list[Block]:
@@ -105,6 +106,8 @@ def _outcome(trace: "Trace", full: bool) -> list[Block]:
     fell = after.loss < before.loss
     change = f"The cost {'fell' if fell else 'did not fall'}: {figure(before.loss)} → {figure(after.loss)}."
     remedy = "" if fell else " The gradient points downhill only nearby: try a smaller learning rate."
+    if abs(after.loss - before.loss) <= 8 * ROUNDING[trace.dtype] * max(1.0, abs(before.loss)):
+        remedy = f" That is the rounding of {trace.dtype}: here the network has next to nothing left to learn."
     return [Table.of(["", "target", "before", "after"], rows), Paragraph(change + remedy, "good" if fell else "bad")]
 
 
@@ -125,6 +128,8 @@ def chain_story(chain: "Chain") -> Document:
         )
     if len(chain.terms) > 1:
         blocks.append(Paragraph(f"Their sum is the gradient {figure(chain.gradient)}."))
+    if chain.gradient == 0 and (zeros := _zeros(chain)):
+        blocks.append(Paragraph(f"It is 0, and no step moves {parameter.name}, since {zeros}."))
     if parameter.layer < len(trace.layers) - 1:
         blocks += [Heading("Every path from the cost down to it"), *_paths(chain)]
     step = f"{figure(chain.before)} - {trace.learning_rate:g} · {_factor(chain.gradient)} = {figure(chain.after)}"
@@ -158,6 +163,12 @@ def _symbols(term: "Term") -> str:
 
 def _values(term: "Term") -> str:
     return " · ".join(_factor(factor.value) for factor in term.factors)
+
+
+def _zeros(chain: "Chain") -> str:
+    """The factors that are 0 for every sample, and so make the gradient 0."""
+    factors = zip(*(term.factors for term in chain.terms), strict=True)
+    return " and ".join(f"{each[0].symbol} is 0" for each in factors if all(factor.value == 0 for factor in each))
 
 
 def _factor(value: float) -> str:

@@ -27,6 +27,7 @@ LEFT = 0.5  # of the first loss and gradient, and of the speed at which the loss
 STEADY = 0.9  # the share of epochs in which the loss falls at rates far below the best
 SMALL_UPDATE = 0.01  # ‖ΔW‖ / ‖W‖ of an epoch; healthy: 0.011 to 1.5
 GOOD_UPDATE, LARGE_UPDATE = 0.1, 0.3  # in the first epochs of the healthy, and where they learned fastest
+UNLEARNED = 0.95  # of the loss of always answering the mean
 UNSCALED = 10.0  # the root of the mean square of x; 1 where it is standardised
 
 EPOCH = ("epoch", "learning_rate", "loss", "training_loss")
@@ -193,7 +194,9 @@ def _fitting_z(e: _Evidence, layers: list[int]) -> str:
 
 
 def _scaled_x(e: _Evidence) -> str:
-    return f"scale x, whose values are about {_figure(e.input_scale)} in size: to mean 0 and deviation 1 in each column"
+    return (
+        f"x scaled to mean 0 and deviation 1 in each column, as its values are about {_figure(e.input_scale)} in size"
+    )
 
 
 # -- the learning rate -------------------------------------------------------------------------------------------------
@@ -290,8 +293,19 @@ def told(watch: "Diagnosis") -> str:
         return "nothing was watched: give this to a training, fit(..., callbacks=[watch])"
     found = findings(watch)
     if not found:
-        return f"{_watched(watch)}: nothing wrong; looked for {LOOKED_FOR}"
+        return f"{_watched(watch)}: nothing wrong; looked for {LOOKED_FOR}{_unlearned(watch)}"
     return "\n".join([f"{_watched(watch)}:", *(f"{each.name}: {each.seen}\n  try {each.remedy}" for each in found)])
+
+
+def _unlearned(watch: "Diagnosis") -> str:
+    """What is to be said where a training in which nothing is wrong has not come to anything either."""
+    loss = watch.records[-1]["loss"]
+    if loss is None or watch.baseline is None or loss < UNLEARNED * watch.baseline or len(watch.records) < 2:
+        return ""
+    return (
+        f". But the loss, {_figure(loss, 3)}, is hardly better than that of always answering the mean, "
+        f"{_figure(watch.baseline, 3)}: try more epochs or wider layers, and see whether x says anything of y"
+    )
 
 
 def _watched(watch: "Diagnosis") -> str:

@@ -118,6 +118,8 @@ def trace(net: MLP, x: Any, y: Any, learning_rate: float) -> Trace:
     True
     """
     rate = number("learning_rate", learning_rate, above=0)
+    if not isinstance(net, MLP):
+        raise DataError(f"net must be a gpubp.MLP, got {net!r:.80}; gpubp.load(path) makes one of a model file")
     moved = net.copy()
     with net._session() as network:
         inputs, targets, _ = net._sample(x, y, None, finite="x")

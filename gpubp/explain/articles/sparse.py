@@ -173,8 +173,9 @@ class Sparse(Article):
     def blocks(self) -> list[Block]:
         return [
             Paragraph(
-                "Two inputs x = (1, 0), 3 and 2 hidden units, one output, sigmoids all; target 1, log loss, learning "
-                f"rate {RATE:g}. The figures are of the author's notebook of 2023-04-08, two days before the article; "
+                "Two inputs x = (1, 0), of which A is the first; B is a constant 1, for the biases. 3 and 2 hidden "
+                f"units, one output, sigmoids all; target 1, log loss, learning rate {RATE:g}. The figures are of the "
+                "author's notebook of 2023-04-08, two days before the article; "
                 f"that the article prints the same, {PRINTED['output after']:.4f} for the output, is inferred."
             ),
             Heading("The author's step, and beside it what is true"),
