@@ -110,6 +110,7 @@ def test_every_kind_of_file(suffix: str, model: Path, table: Path, tmp_path: Pat
         (("two-layr",), 2, "two-layer"),
         (("two-layer", "--sample", 1), 2, "--sample is for a MODEL"),
         (("two-layer", "DATA"), 2, "takes no DATA"),
+        (("digits",), 2, "digits is data; explain takes a model first"),
         (("-o", "step.md"), 2, "-o needs an example"),
         (("two-layer", "--weight", "w13"), 4, "there are w1 to w8"),
         (("two-layer", "-o", "step.doc"), 2, "must end in one of"),

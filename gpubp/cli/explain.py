@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpubp.explain.trace import Trace
 
 SUFFIXES = (".html", ".md", ".tex", ".json", ".png", ".svg")
+DATA = (".csv", ".tsv", ".parquet", ".npz", ".npy")
 EXAMPLES = ("sparse", "two-layer", "softmax", "chain", "columns", "one-weight")
 MOST_INPUTS = 20  # that are listed with their columns' names
 
@@ -96,6 +97,10 @@ def command(
                 raise click.UsageError(f"{option} is for a MODEL and DATA; the example {what} has its own", ctx)
         shown = _example(what, weight, device)
     elif data is None:
+        from gpubp.data.files import NAMES
+
+        if what in NAMES or Path(what).suffix in DATA:
+            raise click.UsageError(f"{what} is data; explain takes a model first: gpubp explain MODEL {what}", ctx)
         if Path(what).exists():
             raise click.UsageError(f"DATA is missing: gpubp explain {what} DATA", ctx)
         raise click.UsageError(f"{what!r} is neither an example nor a model; {did_you_mean(what, list(EXAMPLES))}", ctx)

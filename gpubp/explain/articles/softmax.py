@@ -145,7 +145,7 @@ class FourLayers(Article):
             self._equations(),
             Heading("A batch is the sum of its samples"),
             self._samples(),
-            Heading("The same as a product of Jacobians, for sample 1"),
+            Heading("The same as a product of Jacobians, for sample 0"),
             self._descent(),
             Paragraph(
                 "Why ∘, where the chain rule has a product of matrices? f acts on each unit alone, its Jacobian is "
@@ -165,7 +165,7 @@ class FourLayers(Article):
             chain = self.trace.weight(name)
             gradients = [sample.weight(name).gradient for sample in self.samples]
             rows.append(self._sum(f"∂H/∂{name}, {chain.parameter.path}", gradients, chain.gradient))
-        columns = [f"sample {k + 1}" for k in range(len(X))]
+        columns = [f"sample {k}" for k in range(len(X))]
         return Table.of(["", *columns, "their sum", "the batch"], rows)
 
     def _sum(self, name: str, parts: list[float], whole: float) -> Row:
@@ -173,7 +173,7 @@ class FourLayers(Article):
 
     def _descent(self) -> Table:
         rows: list[Row] = [
-            [f"· {factor}", vector(row), f"sample 1 of {name}", difference_cell(difference)]
+            [f"· {factor}", vector(row), f"sample 0 of {name}", difference_cell(difference)]
             for factor, row, name, difference in self.descent
         ]
         start = -np.array(Y[:1]) / by_hand()["Ŷ"][:1]
