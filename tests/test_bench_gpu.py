@@ -70,6 +70,7 @@ def quiet(text: str) -> None:
 # -- the harness -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.check
 def test_whatever_fails_the_rest_is_asked_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     planned = [

@@ -251,6 +251,7 @@ def test_no_color(tmp_path: Path, colour: bool) -> None:
     assert bool(re.search(rb"\x1b\[[\d;]*(3|4)\d(;|m)", output)) is colour
 
 
+@pytest.mark.check
 @posix
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_interrupted(tmp_path: Path, output: str) -> None:

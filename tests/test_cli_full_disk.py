@@ -165,6 +165,7 @@ def closing(*streams: int) -> Callable[[], None]:
     return lambda: [os.close(stream) for stream in streams] and None
 
 
+@pytest.mark.check
 def test_closed_standard_streams(model: Path, table: Path) -> None:
     process = run("train", table, *SETTINGS, "--epochs", "2", "-o", "run", preexec_fn=closing(0, 1, 2))
     assert process.returncode == 0

@@ -117,6 +117,7 @@ def test_columns_that_are_constant(target: list[Any]) -> None:
     assert scale == [1, 1, 1]
 
 
+@pytest.mark.check
 def test_names_of_classes_come_back_as_they_were() -> None:
     y = [NAMES[i % len(NAMES)] for i in range(60)]
     write([["a", "b", "y"], *([i % len(NAMES), i / 60, name] for i, name in enumerate(y))])

@@ -250,6 +250,7 @@ def test_a_renamed_file_is_the_same(flowers: Path) -> None:
     assert train("roses.csv", "--resume", "out", "--epochs", "3")["epochs"] == 3
 
 
+@pytest.mark.check
 def test_what_was_understood_and_what_was_learned_too_well_is_said(rng: np.random.Generator) -> None:
     np.savez("noise.npz", x=rng.normal(size=(60, 8)), y=rng.normal(size=60))
     result = run("train", "noise.npz", "--epochs", "60", "-o", "out")

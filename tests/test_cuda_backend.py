@@ -148,6 +148,7 @@ def test_parameters_that_do_not_fit(emulated: Any) -> None:
         gpubp.MLP([1000, 1000, 10], device="cuda")
 
 
+@pytest.mark.check
 def test_the_batch_that_fits_is_nearly_the_largest(emulated: Any) -> None:
     """The buffers of the failed try are gone when free memory is asked for."""
     net = gpubp.MLP([100, 4096, 4096, 10], device="cuda", seed=0)
