@@ -124,7 +124,10 @@ class Dropout:
         self._key = mix(seed ^ mix(seed >> 32 ^ mix(layer + 1)))
         self._threshold, self._scale = np.uint32(rate * 2**32), 1 / (1 - rate)
 
-    def run(self, backend: Backend, keys: tuple[Array, Array], x: Array, step: int, out: Array) -> None:
+    def key(self, step: int) -> Any:
+        """The key of this step's mask."""
+        return np.uint32(mix(self._key + step))
+
+    def run(self, backend: Backend, keys: tuple[Array, Array], x: Array, key: Any, out: Array) -> None:
         """out = mask · x / (1 − rate), on activations forward and on their gradients backward alike; `out` may be x."""
-        key = np.uint32(mix(self._key + step))
         backend.run(dropout, x, *keys, key, self._threshold, self._scale, out)

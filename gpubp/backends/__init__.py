@@ -1,11 +1,13 @@
 """Devices: which are here, and a backend for the one asked for."""
 
+import os
 import re
 from typing import Any
 
 from gpubp.backends import detection
 from gpubp.backends.base import Backend
 from gpubp.backends.cupy import CupyBackend
+from gpubp.backends.native import NativeBackend
 from gpubp.backends.numpy import NumpyBackend
 from gpubp.errors import DataError, DeviceError
 
@@ -26,20 +28,35 @@ def get_backend(device: str = "auto") -> Backend:
     if not known:
         raise DataError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     if device == "cpu":
-        return NumpyBackend()
+        return cpu()
     index = int((known[1] or ":0")[1:])
     reason = detection.why_not(index)
     if reason is None:
         return CupyBackend(index)
     if device == "auto":
-        return NumpyBackend(fallback=reason)
+        return cpu(fallback=reason)
     instead = "'cpu' runs on the CPU, and 'auto' on a GPU only where one works"
     raise DeviceError(f"device={device!r} is not available: {reason}. {instead}")
 
 
+def cpu(fallback: str | None = None) -> Backend:
+    """The CPU, with compiled kernels where GPUBP_NATIVE and this machine allow them."""
+    wanted = os.environ.get("GPUBP_NATIVE", "auto")
+    if wanted not in ("auto", "0", "1"):
+        raise DataError(f"GPUBP_NATIVE must be 'auto', '0' or '1', got {wanted!r}")
+    if wanted == "0":
+        return NumpyBackend(fallback, "GPUBP_NATIVE=0")
+    try:
+        return NativeBackend(fallback)
+    except DeviceError as error:
+        if wanted == "1":
+            raise DeviceError(f"GPUBP_NATIVE=1, but {error}") from None
+        return NumpyBackend(fallback, str(error))
+
+
 def devices() -> list[dict[str, Any]]:
     """What can be computed on: a row for the CPU and one for each GPU, or for why there is none."""
-    rows = [NumpyBackend().describe()]
+    rows = [cpu().describe()]
     found = detection.count()
     for index in range(max(1, found)):
         if (reason := detection.why_not(index)) is None:

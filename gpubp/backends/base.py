@@ -1,7 +1,7 @@
 """What a device must be able to do: about a dozen operations, each written into an array that the caller gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -114,6 +114,15 @@ class Backend(ABC):
         """Launch a kernel and sums[j] ← Σ_i of its last argument, which it writes: the delta and the bias gradient."""
         self.run(kernel, *args)
         self.column_sum(args[-1], sums)
+
+    def capture(self, step: Callable[..., None], *slots: Any) -> Callable[..., None] | None:
+        """A function that does with other arrays of these shapes and dtypes, and other numbers, what `step` does.
+
+        None where this device has nothing quicker than the step itself. `slots` are arrays on this device, floats,
+        NumPy's uint32 and None, of which a step may make nothing but arguments of the operations here. It is run once,
+        with stand-ins that hold nothing.
+        """
+        return None
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -6,33 +6,16 @@ A cubin is the device's own machine code, so that neither nvcc nor the driver's 
 import contextlib
 import functools
 import hashlib
-import os
-import shutil
-import sys
-import tempfile
-import warnings
-import weakref
 from pathlib import Path
 from typing import Any
 
+from gpubp.backends.kept import Kept
 from gpubp.backends.sources import Launch, RowLaunch, headers
-from gpubp.errors import DeviceError, GpubpError
-from gpubp.whole import write_whole
+from gpubp.errors import DeviceError
 
 # Subnormal numbers stay and no product is fused with a sum unless the source says so: what makes the exact sigmoid's
 # bits those of the CPU; CuPy's own compiler would append -ftz=true. Lambdas in a kernel are device code by default.
 OPTIONS = ("-std=c++17", "-default-device", "-ftz=false", "-fmad=false")
-
-
-def folder() -> Path:
-    """Where cubins are kept: $GPUBP_CACHE, else gpubp/ in the user's cache folder."""
-    if given := os.environ.get("GPUBP_CACHE"):
-        return Path(given).expanduser()
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "gpubp"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/gpubp"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpubp"
 
 
 @functools.cache
@@ -48,7 +31,7 @@ class Cubins:
         self._cupy, self._nvrtc = cupy, cupy.cuda.nvrtc
         self._options = (*OPTIONS, f"-arch=sm_{cupy.cuda.Device(index).compute_capability}")
         self._loaded: dict[Launch | RowLaunch, Any] = {}
-        self._temporary: Path | None = None  # used where the folder cannot be written
+        self._kept = Kept()
 
     def function(self, launch: Launch | RowLaunch) -> Any:
         """What launches this kernel."""
@@ -58,11 +41,11 @@ class Cubins:
         return found
 
     def _made(self, symbol: str, text: str) -> Any:
-        kept = folder() / f"{symbol}-{self._key(text)}.cubin"
-        if kept.exists():
+        name = f"{symbol}-{self._key(text)}.cubin"
+        if (path := self._kept.path(name)).exists():
             with contextlib.suppress(RuntimeError, OSError):  # damaged: made anew below
-                return self._load(kept, symbol)
-        return self._load(self._keep(kept, self._compiled(symbol, text)), symbol)
+                return self._load(path, symbol)
+        return self._load(self._kept.keep(name, self._compiled(symbol, text)), symbol)
 
     def _key(self, text: str) -> str:
         parts = [text, *headers().values(), *self._options, repr(self._nvrtc.getVersion())]
@@ -84,22 +67,3 @@ class Cubins:
         finally:
             nvrtc.destroyProgram(program)
         return cubin
-
-    def _keep(self, path: Path, cubin: bytes) -> Path:
-        """The file with this cubin, in the folder or, where that cannot be written, one that ends with the process."""
-        if self._temporary is None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, cubin)
-                return path
-            except (OSError, GpubpError) as error:
-                warnings.warn(
-                    f"compiled kernels cannot be kept, so every process compiles them anew ({error}); "
-                    "set GPUBP_CACHE to a folder that can be written",
-                    stacklevel=2,
-                )
-                self._temporary = Path(tempfile.mkdtemp(prefix="gpubp-"))
-                weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
-        path = self._temporary / path.name
-        path.write_bytes(cubin)
-        return path

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.backends.arguments import UnsuitableError
 from gpubp.backends.base import Backend, OutOfMemoryError
 from gpubp.backends.cubins import cubins_of
 from gpubp.backends.detection import cupy, facts
-from gpubp.backends.launches import Launcher, UnsuitableError
+from gpubp.backends.launches import Launcher
 from gpubp.backends.sources import digest
 from gpubp.backends.uploads import uploaded
 from gpubp.errors import DeviceError

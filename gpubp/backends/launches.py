@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.backends.arguments import TYPES, bound, contiguous, matrix, typed
 from gpubp.backends.cubins import Cubins
 from gpubp.backends.sources import THREADS, Launch, RowLaunch
 from gpubp.kernel import Array, Kernel
@@ -14,12 +15,6 @@ BLOCK_ROWS = 128  # the fewest rows whose column sums are worth a block of their
 MOST_SUMS = 1024  # blocks over the columns of a matrix
 TERMS = 16  # accesses of a thread that are worth another block of a total
 WORDS = {16: "Pack<unsigned, 4>", 8: "Pack<unsigned, 2>", 4: "unsigned", 1: "unsigned char"}  # by bytes
-TYPES = {"f": "float", "d": "double", "I": "unsigned"}
-FLOATS = ("f", "d")
-
-
-class UnsuitableError(Exception):
-    """These arguments are not what a template can take: the kernel's body has to do."""
 
 
 class Launcher:
@@ -32,7 +27,7 @@ class Launcher:
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
         """Launch the kernel's template; UnsuitableError, with nothing launched, where it cannot take the arguments."""
         like = args[kernel.shaped_like]
-        parameters, values = self._bound(kernel, args, like)
+        parameters, values = bound(kernel, args, like, self._cupy.ndarray)
         rows, width = matrix(like)
         if kernel.kind == "reduction":
             self._total(kernel, parameters[:-1], values[:-1], like, args[-1])
@@ -51,7 +46,7 @@ class Launcher:
         """Launch an elementwise kernel, and sums[j] ← Σ_i of its last argument in the same pass; None only sums."""
         last = args[-1]
         rows, width = matrix(last)
-        parameters, values = self._bound(kernel, args, last) if kernel else (self._summed(last), [last])
+        parameters, values = bound(kernel, args, last, self._cupy.ndarray) if kernel else (summed(last), [last])
         wide = widest(last, args)
         while width % wide:
             wide //= 2
@@ -66,7 +61,7 @@ class Launcher:
         self._start(launch, (columns, down), block, (rows, width, block_rows), out, *values)
         if down > 1:
             partial = out[: down * width]
-            launch = launch_of("columns", None, partial, 1, self._summed(partial))
+            launch = launch_of("columns", None, partial, 1, summed(partial))
             across = power_of_two(min(width, 8))  # the more rows at a time, the fewer turns: few blocks are at work
             block = (across, THREADS // across)
             self._start(launch, (-(-width // across), 1), block, (down, width, down), sums, partial)
@@ -81,7 +76,7 @@ class Launcher:
         launch = launch_of("reduction", kernel, like, wide, parameters)
         self._start(launch, (count,), (THREADS,), (like.size, like.size), out, *values)
         if count > 1:
-            launch = launch_of("reduction", None, like, 1, self._summed(out))
+            launch = launch_of("reduction", None, like, 1, summed(out))
             self._start(launch, (1,), (THREADS,), (count, count), total, out)
 
     def gather(self, a: Array, rows: Array, out: Array) -> None:
@@ -117,33 +112,6 @@ class Launcher:
             room = self._partial[dtype] = self._cupy.empty((size,), dtype)
         return room
 
-    # -- how an argument reaches the device function -------------------------------------------------------------------
-
-    def _bound(self, kernel: Kernel, args: tuple[Any, ...], like: Array) -> tuple[list[tuple[str, str]], list[Any]]:
-        """The (type, name) of each parameter, and what is passed for it."""
-        if like.dtype.char not in FLOATS:
-            raise UnsuitableError
-        parameters, values = [], []
-        for name, arg in zip(kernel.arguments, args, strict=True):
-            if isinstance(arg, self._cupy.ndarray):
-                kind = self._type(way(kernel, name, arg, like), arg, like)
-            else:
-                arg = arg if isinstance(arg, np.uint32) else like.dtype.type(arg)
-                kind = f"Value<{TYPES[arg.dtype.char]}>"
-            parameters.append((kind, name))
-            values.append(arg)
-        return parameters, values
-
-    def _summed(self, a: Array) -> list[tuple[str, str]]:
-        """The parameter of a launch without a device function."""
-        return [(self._type("In", a, a), "a")]
-
-    def _type(self, kind: str, arg: Array, like: Array) -> str:
-        contiguous(arg)
-        if arg.dtype != like.dtype and arg.dtype.char != "I":
-            raise UnsuitableError
-        return f"{kind}<{TYPES[arg.dtype.char]}>"
-
 
 def launch_of(
     template: str, kernel: Kernel | None, like: Array, width: int, parameters: list[tuple[str, str]]
@@ -152,34 +120,9 @@ def launch_of(
     return Launch(template, name, source, TYPES[like.dtype.char], width, tuple(parameters))
 
 
-def way(kernel: Kernel, name: str, arg: Array, like: Array) -> str:
-    """Which of the types in `kernels/arguments.cuh` an array is to its kernel."""
-    written = name in kernel.writes
-    if kernel.kind == "reduction" and written:
-        return "Out"
-    rows, width = matrix(like)
-    by_row = kernel.kind == "rowwise" and name not in kernel.rows  # one value a row, even where a row is one value
-    if arg.shape == like.shape and not by_row:
-        return "InOut" if written and name in kernel.reads else "Out" if written else "In"
-    if arg.shape == (rows, 1):
-        return "ColumnOut" if written else "Column"
-    if written:
-        raise UnsuitableError
-    if arg.ndim == 0:
-        return "Scalar"
-    if arg.shape in ((width,), (1, width)):
-        return "Row"
-    raise UnsuitableError
-
-
-def contiguous(*arrays: Array) -> None:
-    if not all(a.flags.c_contiguous for a in arrays):
-        raise UnsuitableError
-
-
-def matrix(a: Array) -> tuple[int, int]:
-    """(rows, width) of an array; a vector is one row."""
-    return (a.shape[0], a.shape[1]) if a.ndim == 2 else (1, a.size)
+def summed(a: Array) -> list[tuple[str, str]]:
+    """The parameter of a launch without a device function."""
+    return [(typed("In", a, a), "a")]
 
 
 def blocks(threads: int) -> int:

@@ -38,15 +38,17 @@ class NumpyBackend(Backend):
     name = "cpu"
     xp = np
 
-    def __init__(self, fallback: str | None = None) -> None:
+    def __init__(self, fallback: str | None = None, why: str | None = None) -> None:
+        """`why` says why kernels are NumPy's, where compiled ones were to be had."""
         super().__init__()
-        self.fallback = fallback
+        self.fallback, self._why = fallback, why
         self._ones: dict[Any, Array] = {}
         self._row_starts = np.empty(0, np.int64)  # 0, width, 2 width, ...: kept, so that a warm step allocates nothing
         self._row_width = 0
 
     def describe(self) -> dict[str, Any]:
-        return {"device": "cpu", "available": "yes", **processor.facts()}
+        kernels = "NumPy" + (f": {self._why}" if self._why else "")
+        return {"device": "cpu", "available": "yes", **processor.facts(), "kernels": kernels}
 
     def active(self) -> AbstractContextManager[Any]:
         return Quiet(all="ignore")

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpubp import __version__
 from gpubp.backends import detection
-from gpubp.backends.cubins import folder
+from gpubp.backends.kept import folder
 from gpubp.cli.devices import hardware, software
 
 PACKAGES = ("cupy", "nvidia-cu", "cuda-")  # what the names of those begin with that a GPU needs

@@ -1,0 +1,104 @@
+"""C++ compiled for this very processor, as NVRTC compiles for a GPU: a text becomes a shared library, kept on disk."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from gpubp.backends.kept import Kept
+from gpubp.backends.sources import digest
+from gpubp.errors import DeviceError
+from gpubp.kernel import SOURCES
+
+# No -ffast-math: every operation is rounded as it is written, which makes the exact functions' bits those of a GPU.
+# The two -fno leave every value as it is; a loop with a comparison or a square root could not be vectorised without.
+OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+SHARED = ("-shared", "-fPIC", "-pthread")
+NAMES = ("g++", "c++", "clang++")
+PATIENCE = 120.0  # seconds that one text may take: it takes half of one
+
+
+class Compiler:
+    """The C++ compiler of this machine; DeviceError, with the reason, where there is none that can be used."""
+
+    def __init__(self) -> None:
+        if os.name != "posix":
+            raise DeviceError("native kernels need POSIX threads")
+        self.command = command()
+        self.options = (*OPTIONS, *SHARED, f"-I{SOURCES}")
+        self._kept = Kept()
+
+    @property
+    def name(self) -> str:
+        return Path(self.command[0]).name
+
+    def library(self, name: str, text: str) -> ctypes.CDLL:
+        """The text as a loaded library: from the folder where it is there, else compiled and kept."""
+        file = f"{name}-{self._key(text)}.so"
+        if (path := self._kept.path(file)).exists():
+            with suppress(OSError):  # damaged: made anew below
+                return ctypes.CDLL(str(path))
+        path = self._kept.keep(file, self._compiled(name, text))
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            raise DeviceError(f"{path} cannot be loaded ({error}); set GPUBP_CACHE to another folder") from None
+
+    def _key(self, text: str) -> str:
+        included = [digest(), (SOURCES / "host.hpp").read_text(encoding="utf-8")]
+        parts = [text, *included, *self.options, *identity(self.command[0]), *self.command[1:], processor_flags()]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+    def _compiled(self, name: str, text: str) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="gpubp-") as folder:
+            out = Path(folder) / "out.so"
+            try:
+                ran = subprocess.run(
+                    [*self.command, *self.options, "-x", "c++", "-", "-o", str(out)],
+                    input=text,
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE,
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise DeviceError(f"{self.command[0]} cannot be run: {error}") from None
+            if ran.returncode:
+                first = next(iter(ran.stderr.strip().splitlines()), f"exit code {ran.returncode}")
+                raise DeviceError(f"{self.command[0]} does not compile {name}: {first}")
+            return out.read_bytes()
+
+
+def command() -> list[str]:
+    """How the compiler is called: $CXX where it is set, else the first of the usual ones on the PATH."""
+    if given := os.environ.get("CXX"):
+        words = shlex.split(given)
+        if not (found := shutil.which(words[0])):
+            raise DeviceError(f"CXX={given!r} is not on the PATH")
+        return [found, *words[1:]]
+    for name in NAMES:
+        if found := shutil.which(name):
+            return [found]
+    raise DeviceError("no C++ compiler is on the PATH; install g++")
+
+
+def identity(path: str) -> tuple[str, str]:
+    """The compiler's file and when it was made: what tells its versions apart without running it."""
+    real = os.path.realpath(path)
+    return real, str(os.stat(real).st_mtime_ns)
+
+
+@functools.cache
+def processor_flags() -> str:
+    """What -march=native depends on; a folder may be shared between machines."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.machine() + platform.processor()

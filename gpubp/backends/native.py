@@ -1,0 +1,197 @@
+"""The CPU with compiled kernels: the device functions of `kernels/`, in float32, on several threads.
+
+What is in float64, or has no device function, runs its NumPy body as on `NumpyBackend`, the reference.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from gpubp.backends.arguments import TYPES, UnsuitableError, bound, contiguous, matrix, typed
+from gpubp.backends.native_sources import NativeKernel
+from gpubp.backends.numpy import NumpyBackend
+from gpubp.backends.tape import ADD_ROWS, GATHER, ONE_HOT, PRODUCT, WIDE_PRODUCT, Number, Player, Tape, engine
+from gpubp.kernel import Array, Kernel
+
+LEAST_SHARED = 16384  # elements of a kernel, from which a second thread pays
+LEAST_SHARED_FLOPS = 1e6  # of a product
+BLOCK_ROWS = 64  # the fewest rows whose column sums are a part
+MOST_BLOCKS = 64  # of column sums
+CHUNK = 65536  # elements of a total that are a part
+
+
+class NativeBackend(NumpyBackend):
+    def __init__(self, fallback: str | None = None) -> None:
+        super().__init__(fallback)
+        self._engine = engine()
+        self._recorded: Tape | None = None
+        self._partial: Array = None
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "kernels": f"native, compiled by {self._engine.compiler.name}"}
+
+    def capture(self, step: Callable[..., None], *slots: Any) -> Callable[..., None] | None:
+        stand_ins: list[Any] = []
+        for slot, value in enumerate(slots):
+            if isinstance(value, np.ndarray):  # an array of that shape on one element: an address that no other has
+                stand_ins.append(as_strided(np.empty(1, value.dtype), value.shape, value.strides))
+            else:
+                stand_ins.append(None if value is None else Number(value, slot))
+        self._recorded = tape = Tape(tuple(stand_ins))
+        try:
+            step(*stand_ins)
+        finally:
+            self._recorded = None
+        return Player(self._engine, tape)
+
+    def _do(self, record: Callable[..., None], reference: Callable[..., None], *args: Any) -> None:
+        """Put an operation on the tape, or on one of its own that is played at once; else NumPy does it."""
+        tape = Tape() if self._recorded is None else self._recorded
+        try:
+            record(tape, *args)
+        except UnsuitableError:
+            if self._recorded is None:
+                reference(self, *args)
+            else:
+                tape.call(reference, self, *args)
+            return
+        if self._recorded is None:
+            Player(self._engine, tape)()
+
+    def run(self, kernel: Kernel, *args: Any) -> None:
+        self._do(self._kernel, NumpyBackend.run, kernel, *args)
+
+    def run_with_column_sum(self, kernel: Kernel, *args: Any, sums: Array) -> None:
+        if kernel.kind == "elementwise":
+            self._do(self._columns, _run_with_column_sum, kernel, sums, *args)
+        else:
+            super().run_with_column_sum(kernel, *args, sums=sums)
+
+    def column_sum(self, a: Array, out: Array) -> None:
+        self._do(self._column_sum, NumpyBackend.column_sum, a, out)
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        self._do(self._product, NumpyBackend.matmul, a, b, out)
+
+    def gather(self, a: Array, rows: Array, out: Array) -> None:
+        self._do(self._gather, NumpyBackend.gather, a, rows, out)
+
+    def one_hot(self, labels: Array, out: Array) -> None:
+        self._do(self._one_hot, NumpyBackend.one_hot, labels, out)
+
+    # -- what goes on the tape; UnsuitableError, with nothing on it, where native code cannot do it --
+
+    def _kernel(self, tape: Tape, kernel: Kernel, *args: Any) -> None:
+        like = args[kernel.shaped_like]
+        if kernel.source is None:
+            raise UnsuitableError
+        parameters, words = self._bound(kernel, args, like)
+        rows, width = matrix(like)
+        if kernel.kind == "reduction":
+            self._total(tape, kernel, parameters[:-1], words[:-1], like, args[-1])
+        elif like.size == 0:
+            return
+        elif kernel.kind == "rowwise":
+            self._add(tape, native_kernel("rowwise", kernel, parameters), words, rows, width)
+        else:
+            if not any(kind.startswith(("Row", "Column")) for kind, _ in parameters):
+                rows, width = like.size, 1
+            self._add(tape, native_kernel("elementwise", kernel, parameters), words, rows, width)
+
+    def _bound(self, kernel: Kernel, args: tuple[Any, ...], like: Array) -> tuple[list[tuple[str, str]], list[Any]]:
+        if like.dtype != np.float32:
+            raise UnsuitableError
+        plain = tuple(arg.value if isinstance(arg, Number) else arg for arg in args)
+        parameters, words = bound(kernel, plain, like, np.ndarray)
+        return parameters, [arg if isinstance(arg, Number) else word for arg, word in zip(args, words, strict=True)]
+
+    def _add(self, tape: Tape, operation: Any, words: list[Any], rows: int, width: int) -> None:
+        """Add an operation whose rows may be shared out, as many to each thread."""
+        grain, shared = rows, rows * width >= LEAST_SHARED
+        if shared:
+            grain = -(-rows // self._engine.threads)
+            if width == 1:
+                grain = -(-grain // 16) * 16  # threads that write into one cache line wait for each other
+        tape.add(operation, words, rows, width, grain, shared)
+
+    def _total(
+        self, tape: Tape, kernel: Kernel, parameters: list[tuple[str, str]], words: list[Any], like: Array, total: Array
+    ) -> None:
+        if not like.size:
+            raise UnsuitableError
+        parts = -(-like.size // CHUNK)
+        out = total if parts == 1 else self._room(parts)
+        tape.add(native_kernel("reduction", kernel, parameters), [out, *words], like.size, 1, CHUNK, True)
+        if parts > 1:
+            tape.add(ADD_ROWS, [out, total, parts], 1, 1, 1, False)
+
+    def _column_sum(self, tape: Tape, a: Array, out: Array) -> None:
+        self._columns(tape, None, out, a)
+
+    def _columns(self, tape: Tape, kernel: Kernel | None, sums: Array, *args: Any) -> None:
+        """An elementwise kernel, or none, and the sums of its last argument's columns."""
+        last = args[-1]
+        if last.dtype != np.float32 or not last.size or (kernel and kernel.source is None):
+            raise UnsuitableError
+        contiguous(sums)
+        if kernel:
+            parameters, words = self._bound(kernel, args, last)
+        else:
+            parameters, words = [(typed("In", last, last), "a")], [last]
+        rows, width = last.shape
+        grain = max(BLOCK_ROWS, -(-rows // MOST_BLOCKS))
+        parts = -(-rows // grain)
+        out = sums if parts == 1 else self._room(parts * width)
+        shared = last.size >= LEAST_SHARED
+        tape.add(native_kernel("columns", kernel, parameters), [out, *words], rows, width, grain, shared)
+        if parts > 1:
+            tape.add(ADD_ROWS, [out, sums, parts], 1, width, 1, False)
+
+    def _room(self, size: int) -> Array:
+        """Memory for partial sums; a tape holds on to what it had when a larger one takes its place."""
+        if self._partial is None or self._partial.size < size:
+            self._partial = self.empty((size,), np.float32)
+        return self._partial[:size]
+
+    def _product(self, tape: Tape, a: Array, b: Array, out: Array) -> None:
+        blas = self._engine.blas
+        if blas is None or not all(each.dtype == np.float32 and each.size for each in (a, b, out)):
+            raise UnsuitableError
+        contiguous(out)
+        flipped = [not each.flags.c_contiguous for each in (a, b)]
+        contiguous(*(each.T if flip else each for each, flip in zip((a, b), flipped, strict=True)))
+        (m, k), n = a.shape, b.shape[1]
+        down, across = grid(m, n, self._engine.threads if 2.0 * m * n * k >= LEAST_SHARED_FLOPS else 1)
+        words = [blas.sgemm, a, b, out, np.float32(1), np.float32(0), *flipped, m, n, k, down, across]
+        tape.add(WIDE_PRODUCT if blas.wide else PRODUCT, words, down * across, 1, 1, True)
+
+    def _gather(self, tape: Tape, a: Array, rows: Array, out: Array) -> None:
+        contiguous(a, rows, out)
+        if not out.size:
+            raise UnsuitableError
+        self._add(tape, GATHER, [a, rows, out], len(out), out.nbytes // len(out))
+
+    def _one_hot(self, tape: Tape, labels: Array, out: Array) -> None:
+        if out.dtype != np.float32 or not out.size:
+            raise UnsuitableError
+        contiguous(labels, out)
+        self._add(tape, ONE_HOT, [labels, out], *out.shape)
+
+
+def _run_with_column_sum(backend: NumpyBackend, kernel: Kernel, sums: Array, *args: Any) -> None:
+    """The reference of the fused pass: one after the other."""
+    NumpyBackend.run(backend, kernel, *args)
+    NumpyBackend.column_sum(backend, args[-1], sums)
+
+
+def native_kernel(template: str, kernel: Kernel | None, parameters: list[tuple[str, str]]) -> NativeKernel:
+    name, source = (kernel.name, kernel.source) if kernel else (None, None)
+    return NativeKernel(template, name, source, TYPES["f"], tuple(parameters))
+
+
+def grid(m: int, n: int, threads: int) -> tuple[int, int]:
+    """How many parts down and across give each thread the least to read of both factors."""
+    fits = [(down, threads // down) for down in range(1, threads + 1) if threads % down == 0]
+    return min(fits, key=lambda fit: m / fit[0] + n / fit[1])

@@ -1,0 +1,275 @@
+// A tape: kernels and matrix products in the order in which they were recorded, played by a pool of threads.
+//
+// Every operation is cut into parts, by its shape alone; the threads take parts until none is left, and the next operation begins when
+// all are done. A thread that waits spins for a while and then sleeps. Products are parts too, each a product that OpenBLAS computes on
+// the thread that asks: its own threads stay asleep, so that two pools do not fight for the cores.
+#include <pthread.h>
+#include <sched.h>
+#include <time.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "host.hpp"
+
+namespace {
+
+struct Operation {
+  void (*run)(const Word* words, Size top, Size bottom, Size width, Size part);
+  const Word* words;
+  Size rows, width, grain;  // a part is `grain` rows
+  Size shared;              // whether it is worth more than one thread
+
+  Size parts() const { return (rows + grain - 1) / grain; }
+  void part(Size i) const {
+    const Size top = i * grain;
+    run(words, top, smaller(top + grain, rows), width, i);
+  }
+};
+
+// -- the threads ----------------------------------------------------------------------------------------------------------------
+
+constexpr int MOST_THREADS = 256;
+constexpr long SPIN = 200000;    // nanoseconds: longer than the Python between two steps of a training
+constexpr long LATE = 20000;     // that a part may take longer than the player's own before a thread is called late
+constexpr int MOST_LATE = 3;     // in a row, and the player goes on alone
+constexpr long ALONE = 20000000;  // for so long, and twice as long each time that it helps nothing, up to
+constexpr long MOST_ALONE = 1000000000;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+long now() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+// What there is to take: a generation, which tells operations apart, its number of parts and the next part.
+struct Ticket {
+  unsigned generation;
+  unsigned short parts, next;
+};
+
+struct Pool {
+  std::mutex in_use;
+  int threads = 1, allowed = 1;  // with the one that plays the tape
+  int late = 0;
+  long alone = ALONE, alone_until = 0;
+  alignas(64) std::atomic<Ticket> ticket{Ticket{0, 0, 0}};
+  std::atomic<const Operation*> operation{nullptr};
+  alignas(64) std::atomic<int> done{0};
+  alignas(64) std::atomic<int> asleep{0};
+  pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t woken = PTHREAD_COND_INITIALIZER;
+
+  // Take parts of this generation until there are none. The operation read belongs to the ticket that the exchange confirms.
+  void take_parts(unsigned generation) {
+    for (Ticket seen = ticket.load();;) {
+      if (seen.generation != generation || seen.next >= seen.parts) return;
+      const Operation* here = operation.load();
+      if (!ticket.compare_exchange_weak(seen, Ticket{generation, seen.parts, static_cast<unsigned short>(seen.next + 1)})) continue;
+      here->part(seen.next);
+      done.fetch_add(1);
+      seen = ticket.load();
+    }
+  }
+
+  void play(const Operation& next) {
+    const Size parts = next.parts();
+    done.store(0);
+    operation.store(&next);
+    const unsigned generation = ticket.load().generation + 1;
+    ticket.store(Ticket{generation, static_cast<unsigned short>(parts), 0});
+    if (asleep.load() > 0) {
+      pthread_mutex_lock(&mutex);
+      pthread_cond_broadcast(&woken);
+      pthread_mutex_unlock(&mutex);
+    }
+    const long begun = now();
+    take_parts(generation);
+    const long own = now();
+    for (int turns = 1; done.load() != parts; ++turns) turns % 64 ? pause() : (void)sched_yield();
+    judge(own - begun, now() - own);
+  }
+
+  // Others may want the cores: a thread that the system has set aside in the middle of a part keeps everyone waiting for
+  // milliseconds. One thread then finishes sooner than two.
+  void judge(long worked, long waited) {
+    if (waited <= worked + LATE) {
+      late = 0;
+      return;
+    }
+    if (++late < MOST_LATE) return;
+    late = 0;
+    const long time = now();
+    alone = time < alone_until + 10 * alone ? smaller(2 * alone, MOST_ALONE) : ALONE;
+    alone_until = time + alone;
+  }
+
+  unsigned awaited(unsigned seen) {
+    long until = 0;
+    for (unsigned turns = 1;; ++turns) {
+      if (const unsigned found = ticket.load().generation; found != seen) return found;
+      pause();
+      if (turns % 64) continue;
+      const long time = now();
+      if (!until) until = time + SPIN;
+      if (time < until) continue;
+      pthread_mutex_lock(&mutex);
+      asleep.fetch_add(1);
+      while (ticket.load().generation == seen) pthread_cond_wait(&woken, &mutex);
+      asleep.fetch_sub(1);
+      pthread_mutex_unlock(&mutex);
+    }
+  }
+
+  static void* work(void* number);
+  void grow(int wanted) {
+    while (threads < wanted && threads < MOST_THREADS) {
+      pthread_t thread;
+      if (pthread_create(&thread, nullptr, work, reinterpret_cast<void*>(Size(threads)))) return;  // no more to be had: fewer do
+      pthread_detach(thread);
+      ++threads;
+    }
+  }
+};
+
+// Never destroyed: threads may wait on it while the process ends. A child of fork has none of them, and begins anew.
+alignas(64) char memory[sizeof(Pool)];
+Pool* pool = new (memory) Pool;
+
+void* Pool::work(void* number) {
+  const Size mine = reinterpret_cast<Size>(number);
+  for (unsigned seen = 0;;) {
+    seen = pool->awaited(seen);
+    if (mine < pool->allowed) pool->take_parts(seen);
+  }
+}
+
+// -- OpenBLAS -------------------------------------------------------------------------------------------------------------------
+
+using GetThreads = int (*)();
+using SetThreads = void (*)(int);
+GetThreads get_threads;
+SetThreads set_threads;
+int holders, threads_before;
+std::mutex holding;
+
+// While anyone plays a tape, OpenBLAS has one thread; then it has again as many as before.
+struct Hold {
+  int threads;
+  Hold() {
+    const std::lock_guard<std::mutex> lock(holding);
+    if (!get_threads) {
+      threads = MOST_THREADS;
+      return;
+    }
+    if (holders++ == 0 && (threads_before = get_threads()) != 1) set_threads(1);
+    threads = threads_before;
+  }
+  ~Hold() {
+    const std::lock_guard<std::mutex> lock(holding);
+    if (get_threads && --holders == 0 && threads_before != 1) set_threads(threads_before);
+  }
+};
+
+template <typename Int, typename T>
+using Gemm = void (*)(int, int, int, Int, Int, Int, T, const T*, Int, const T*, Int, T, T*, Int);
+
+// out = alpha a b + beta out, row by row; a grid of `down` by `across` parts, the edges of each a multiple of 16.
+template <typename Int, typename T>
+void product(const Word* words, Size, Size, Size, Size part) {
+  const auto gemm = reinterpret_cast<Gemm<Int, T>>(words[0].at);
+  const auto *a = static_cast<const T*>(words[1].at), *b = static_cast<const T*>(words[2].at);
+  auto* out = static_cast<T*>(words[3].at);
+  T alpha, beta;
+  read(words[4], alpha);
+  read(words[5], beta);
+  const bool a_flipped = words[6].size, b_flipped = words[7].size;
+  const Size m = words[8].size, n = words[9].size, k = words[10].size, down = words[11].size, across = words[12].size;
+  const auto edge = [](Size length, Size parts, Size i) { return smaller((length * i / parts + 8) / 16 * 16, length); };
+  const Size i = part / across, j = part % across;
+  const Size top = i ? edge(m, down, i) : 0, bottom = i + 1 < down ? edge(m, down, i + 1) : m;
+  const Size left = j ? edge(n, across, j) : 0, right = j + 1 < across ? edge(n, across, j + 1) : n;
+  if (top >= bottom || left >= right) return;
+  const Size a_step = a_flipped ? m : k, b_step = b_flipped ? k : n;
+  gemm(101, a_flipped ? 112 : 111, b_flipped ? 112 : 111, bottom - top, right - left, k, alpha, a + (a_flipped ? top : top * a_step),
+       a_step, b + (b_flipped ? left * b_step : left), b_step, beta, out + top * n + left, n);
+}
+
+// -- operations that have no device function --------------------------------------------------------------------------------------
+
+// out[i] = from[numbers[i]], rows of so many bytes.
+void gather(const Word* words, Size top, Size bottom, Size bytes, Size) {
+  const auto* from = static_cast<const char*>(words[0].at);
+  const auto* numbers = static_cast<const Size*>(words[1].at);
+  auto* out = static_cast<char*>(words[2].at);
+  for (Size i = top; i < bottom; ++i) memcpy(out + i * bytes, from + numbers[i] * bytes, bytes);
+}
+
+template <typename T>
+void one_hot(const Word* words, Size top, Size bottom, Size width, Size) {
+  const auto* labels = static_cast<const Size*>(words[0].at);
+  auto* out = static_cast<T*>(words[1].at);
+  for (Size i = top; i < bottom; ++i)
+    for (Size j = 0; j < width; ++j) out[i * width + j] = T(labels[i] == j);
+}
+
+// sums = the sums of so many rows, one after the other.
+template <typename T>
+void add_rows(const Word* words, Size, Size, Size width, Size) {
+  const auto* from = static_cast<const T*>(words[0].at);
+  auto* sums = static_cast<T*>(words[1].at);
+  const Size rows = words[2].size;
+  for (Size j = 0; j < width; ++j) sums[j] = from[j];
+  for (Size i = 1; i < rows; ++i)
+    for (Size j = 0; j < width; ++j) sums[j] += from[i * width + j];
+}
+
+}  // namespace
+
+extern "C" {
+
+void gpubp_begin(void* get, void* set) {
+  get_threads = reinterpret_cast<GetThreads>(get);
+  set_threads = reinterpret_cast<SetThreads>(set);
+  pthread_atfork(nullptr, nullptr, [] {
+    new (memory) Pool;
+    new (&holding) std::mutex;
+    if (get_threads && holders && threads_before != 1) set_threads(threads_before);
+    holders = 0;
+  });
+}
+
+// Where the operations without a device function are, by number.
+void* gpubp_operation(int number) {
+  void (*const all[])(const Word*, Size, Size, Size, Size) = {
+      product<int, float>, product<Size, float>, gather, one_hot<float>, add_rows<float>,
+  };
+  return reinterpret_cast<void*>(all[number]);
+}
+
+// Put each of `values` into the words that `places` tells, pairs of a word and a value, and play the operations.
+void gpubp_play(const Operation* operations, Size count, Word* words, const Size* places, Size pairs, const Word* values, int most) {
+  for (Size i = 0; i < pairs; ++i) words[places[2 * i]] = values[places[2 * i + 1]];
+  const Hold hold;
+  const int threads = hold.threads < most ? hold.threads : most;
+  std::unique_lock<std::mutex> mine(pool->in_use, std::defer_lock);
+  const bool shared = threads > 1 && mine.try_lock() && now() > pool->alone_until;
+  if (shared) {
+    pool->grow(threads);
+    pool->allowed = threads;
+  }
+  for (const Operation* each = operations; each != operations + count; ++each) {
+    const Size parts = each->parts();
+    if (shared && each->shared && parts > 1 && parts < 65536)
+      pool->play(*each);
+    else
+      for (Size i = 0; i < parts; ++i) each->part(i);
+  }
+}
+}
