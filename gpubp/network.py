@@ -274,7 +274,7 @@ class Network:
         """One training step on device arrays; writes the batch's cost, and Σ w where asked, into 0-d arrays."""
         batch = self.batch(len(x), True)
         step, self.steps = self.steps, self.steps + 1
-        keys = [dropout and dropout.key(step) for dropout in self.dropouts]
+        keys = [dropout and dropout.key(step) for dropout in self.dropouts] if any(self.dropouts) else ()
         kind = (targets.ndim, weights is None, total_weight is None, clip_norm is None)
         self._play(kind, batch, self._pass, x, targets, weights, cost, total_weight, clip_norm, *keys)
         optimizer.update(self.backend, self.arena, learning_rate)

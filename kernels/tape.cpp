@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <mutex>
 
 #include "host.hpp"
@@ -31,10 +32,9 @@ struct Operation {
 
 constexpr int MOST_THREADS = 256;
 constexpr long SPIN = 200000;    // nanoseconds: longer than the Python between two steps of a training
-constexpr long LATE = 20000;     // that a part may take longer than the player's own before a thread is called late
-constexpr int MOST_LATE = 3;     // in a row, and the player goes on alone
-constexpr long ALONE = 20000000;  // for so long, and twice as long each time that it helps nothing, up to
-constexpr long MOST_ALONE = 1000000000;
+constexpr long LATE = 1000000;  // that all are waited for: more than waking takes, less than a turn of the system's scheduler
+constexpr int MOST_LATE = 3;    // in a WHILE, and the player goes on alone for so long, twice as long each time in a row
+constexpr long WHILE = 100000000, LONGEST = 16 * WHILE;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -58,7 +58,7 @@ struct Pool {
   std::mutex in_use;
   int threads = 1, allowed = 1;  // with the one that plays the tape
   int late = 0;
-  long alone = ALONE, alone_until = 0;
+  long late_since = 0, alone = WHILE, alone_until = 0;
   alignas(64) std::atomic<Ticket> ticket{Ticket{0, 0, 0}};
   std::atomic<const Operation*> operation{nullptr};
   alignas(64) std::atomic<int> done{0};
@@ -97,17 +97,15 @@ struct Pool {
   }
 
   // Others may want the cores: a thread that the system has set aside in the middle of a part keeps everyone waiting for
-  // milliseconds. One thread then finishes sooner than two.
+  // milliseconds, and one thread finishes sooner than two.
   void judge(long worked, long waited) {
-    if (waited <= worked + LATE) {
-      late = 0;
-      return;
-    }
-    if (++late < MOST_LATE) return;
-    late = 0;
+    if (waited < worked + LATE) return;
     const long time = now();
-    alone = time < alone_until + 10 * alone ? smaller(2 * alone, MOST_ALONE) : ALONE;
+    if (time > late_since + WHILE) late = 0, late_since = time;
+    if (++late < MOST_LATE) return;
+    alone = time < alone_until + 2 * WHILE ? smaller(2 * alone, LONGEST) : WHILE;
     alone_until = time + alone;
+    late = 0;
   }
 
   unsigned awaited(unsigned seen) {
@@ -157,25 +155,48 @@ using SetThreads = void (*)(int);
 GetThreads get_threads;
 SetThreads set_threads;
 int holders, threads_before;
+bool forking;
 std::mutex holding;
+std::condition_variable changed;
 
 // While anyone plays a tape, OpenBLAS has one thread; then it has again as many as before.
 struct Hold {
-  int threads;
+  int threads = MOST_THREADS;
   Hold() {
-    const std::lock_guard<std::mutex> lock(holding);
-    if (!get_threads) {
-      threads = MOST_THREADS;
-      return;
-    }
-    if (holders++ == 0 && (threads_before = get_threads()) != 1) set_threads(1);
-    threads = threads_before;
+    std::unique_lock<std::mutex> lock(holding);
+    changed.wait(lock, [] { return !forking; });
+    if (holders++ == 0 && get_threads && (threads_before = get_threads()) != 1) set_threads(1);
+    if (get_threads) threads = threads_before;
   }
   ~Hold() {
     const std::lock_guard<std::mutex> lock(holding);
-    if (get_threads && --holders == 0 && threads_before != 1) set_threads(threads_before);
+    if (--holders) return;
+    if (get_threads && threads_before != 1) set_threads(threads_before);
+    if (forking) changed.notify_all();
   }
 };
+
+// A fork waits until nobody plays, and plays wait until it is done: a child has none of the threads, but all of the locks and counts
+// as they were at that moment, OpenBLAS's too.
+void before_fork() {
+  std::unique_lock<std::mutex> lock(holding);
+  changed.wait(lock, [] { return !forking; });
+  forking = true;
+  changed.wait(lock, [] { return holders == 0; });
+}
+
+void after_fork() {
+  const std::lock_guard<std::mutex> lock(holding);
+  forking = false;
+  changed.notify_all();
+}
+
+void in_the_child() {
+  new (&holding) std::mutex;
+  new (&changed) std::condition_variable;
+  forking = false;
+  new (memory) Pool;
+}
 
 template <typename Int, typename T>
 using Gemm = void (*)(int, int, int, Int, Int, Int, T, const T*, Int, const T*, Int, T, T*, Int);
@@ -237,12 +258,8 @@ extern "C" {
 void gpubp_begin(void* get, void* set) {
   get_threads = reinterpret_cast<GetThreads>(get);
   set_threads = reinterpret_cast<SetThreads>(set);
-  pthread_atfork(nullptr, nullptr, [] {
-    new (memory) Pool;
-    new (&holding) std::mutex;
-    if (get_threads && holders && threads_before != 1) set_threads(threads_before);
-    holders = 0;
-  });
+  static const int prepared = pthread_atfork(before_fork, after_fork, in_the_child);  // once, should two threads begin at once
+  (void)prepared;
 }
 
 // Where the operations without a device function are, by number.
@@ -253,9 +270,16 @@ void* gpubp_operation(int number) {
   return reinterpret_cast<void*>(all[number]);
 }
 
-// Put each of `values` into the words that `places` tells, pairs of a word and a value, and play the operations.
-void gpubp_play(const Operation* operations, Size count, Word* words, const Size* places, Size pairs, const Word* values, int most) {
-  for (Size i = 0; i < pairs; ++i) words[places[2 * i]] = values[places[2 * i + 1]];
+// Fill words from `values`, as `places` tell in threes: a word, a value, and at which byte of an object it is or, if 0, that it is
+// the value itself. Then play the operations.
+void gpubp_play(const Operation* operations, Size count, Word* words, const Size* places, Size threes, const Word* values, int most) {
+  for (const Size* place = places; place != places + 3 * threes; place += 3) {
+    const Word value = values[place[1]];
+    if (place[2])
+      memcpy(&words[place[0]], static_cast<const char*>(value.at) + place[2], sizeof value);
+    else
+      words[place[0]] = value;
+  }
   const Hold hold;
   const int threads = hold.threads < most ? hold.threads : most;
   std::unique_lock<std::mutex> mine(pool->in_use, std::defer_lock);

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-IN_WHEEL = {".cu", ".cuh", ".npz", ".py", ".typed"}
+IN_WHEEL = {".cpp", ".cuh", ".hpp", ".npz", ".py", ".typed"}
 
 
 def run(*command, cwd):

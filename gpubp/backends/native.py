@@ -52,11 +52,7 @@ class NativeBackend(NumpyBackend):
         try:
             record(tape, *args)
         except UnsuitableError:
-            if self._recorded is None:
-                reference(self, *args)
-            else:
-                tape.call(reference, self, *args)
-            return
+            tape.call(reference, self, *args)
         if self._recorded is None:
             Player(self._engine, tape)()
 

@@ -21,8 +21,8 @@ from gpubp.processor import cores
 
 # The operations of kernels/tape.cpp that have no device function, by their numbers there.
 PRODUCT, WIDE_PRODUCT, GATHER, ONE_HOT, ADD_ROWS = range(5)
-# An array's object begins with Python's header, then the pointer to its elements (NumPy's C API, PyArrayObject):
-# 0.25 µs, where array.ctypes.data takes 1.
+# An array's object begins with Python's header, then the pointer to its elements (NumPy's C API, PyArrayObject): native
+# code reads it there, as array.ctypes.data takes a microsecond.
 HEADER = object.__basicsize__
 
 
@@ -106,7 +106,7 @@ class Tape:
         self.operations: list[NativeKernel | int] = []
         self.cuts: list[tuple[int, int, int, int, bool]] = []  # of each: first word, rows, width, grain, shared
         self.words: list[int] = []
-        self.places: list[int] = []  # pairs: a word, and the slot whose value it takes
+        self.places: list[int] = []  # threes: a word, the slot it is filled from, and where in that object, if in one
         self.kept: list[Array] = []  # what the words point at
         self.calls: list[tuple[int, Call]] = []  # each after so many operations
 
@@ -122,7 +122,7 @@ class Tape:
     def _add_word(self, word: Any) -> None:
         slot = self._slot(word)
         if slot is not None:
-            self.places += [len(self.words), slot]
+            self.places += [len(self.words), slot, HEADER if isinstance(word, np.ndarray) else 0]
             bits = 0
         elif isinstance(word, np.ndarray):
             bits = pointer_of(word)
@@ -170,11 +170,22 @@ class Player:
         cuts = [(at + 8 * first, *cut) for (_, at), (first, *cut) in zip(starts, tape.cuts, strict=True)]
         operations = np.array([(address, *cut) for (address, _), cut in zip(starts, cuts, strict=True)], np.int64)
         places = np.array(tape.places, np.int64)
-        self._values = np.zeros(len(tape.slots), np.uint64)
-        self._floats, self._wholes = self._values.view(np.float32)[::2], self._values.view(np.uint32)[::2]
+        count = len(tape.slots)
+        self._values = (ctypes.c_uint64 * count)()
+        self._floats = (ctypes.c_float * (2 * count)).from_buffer(self._values)
+        self._arrays = [i for i, slot in enumerate(tape.slots) if isinstance(slot, np.ndarray)]
+        numbers = [(i, slot.value) for i, slot in enumerate(tape.slots) if isinstance(slot, Number)]
+        self._wholes = [i for i, value in numbers if isinstance(value, np.uint32)]
+        self._reals = [i for i, value in numbers if not isinstance(value, np.uint32)]
         self._memory = words, operations, places, tape.kept
         self._play = engine.play
-        shared = (words.ctypes.data, places.ctypes.data, len(places) // 2, self._values.ctypes.data, engine.threads)
+        shared = (
+            words.ctypes.data,
+            places.ctypes.data,
+            len(places) // 3,
+            ctypes.addressof(self._values),
+            engine.threads,
+        )
         self._parts: list[tuple[Any, ...] | Call] = []
         begin = 0
         for end, call in [*tape.calls, (len(operations), None)]:
@@ -184,14 +195,12 @@ class Player:
             begin = end
 
     def __call__(self, *slots: Any) -> None:
-        values = self._values
-        for i, value in enumerate(slots):
-            if isinstance(value, np.ndarray):
-                values[i] = pointer_of(value)
-            elif isinstance(value, np.uint32):
-                self._wholes[i] = value
-            elif value is not None:
-                self._floats[i] = value
+        for i in self._arrays:
+            self._values[i] = id(slots[i])
+        for i in self._reals:
+            self._floats[2 * i] = slots[i]
+        for i in self._wholes:
+            self._values[i] = int(slots[i])
         for part in self._parts:
             if isinstance(part, tuple):
                 self._play(*part)
