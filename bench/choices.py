@@ -3,6 +3,7 @@
 python -m bench.choices prints microseconds, the medians over the rounds, and the ratio.
 """
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import gpubp
+from gpubp.backends.blas import Blas, blas
 from gpubp.backends.numpy import NumpyBackend
 from gpubp.losses import softmax_cross_entropy
 
@@ -23,6 +25,24 @@ class Unaligned(NumpyBackend):
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.empty(shape, dtype)
+
+
+class BySize(NumpyBackend):
+    """OpenBLAS on one thread for products below FLOPS."""
+
+    FLOPS = 8e6
+
+    def __init__(self, found: Blas) -> None:
+        super().__init__()
+        self._set_threads, self._given = ctypes.PYFUNCTYPE(None, ctypes.c_int)(found.set_threads), found.threads()
+
+    def matmul(self, a: Any, b: Any, out: Any) -> None:
+        small = 2 * a.size * b.shape[1] < self.FLOPS
+        if small:
+            self._set_threads(1)
+        super().matmul(a, b, out)
+        if small:
+            self._set_threads(self._given)
 
 
 def medians(ways: Ways) -> list[float]:
@@ -101,6 +121,10 @@ def main() -> None:
         "the same: 4096 x 64": column_sum(4096, 64),
         "sigmoid by exp | by tanh: 128 x 512": sigmoid(128, 512),
     }
+    if found := blas():
+        for sizes, batch in ([784, 128, 10], 32), ([128, 128, 128, 10], 128):
+            name = f"BLAS threads as they are | by size: {'-'.join(map(str, sizes))} at {batch}"
+            choices[name] = step(sizes, batch, NumpyBackend()), step(sizes, batch, BySize(found))
     print("| kept, against | kept | other | other / kept |\n|---|---|---|---|")
     for name, ways in choices.items():
         kept, other = medians(ways)

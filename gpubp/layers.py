@@ -72,13 +72,18 @@ class Dense:
         if bias_grad is not None:
             backend.column_sum(slot.dz, bias_grad)
 
-    def backward(self, backend: Backend, params: Parameters, x: Array, dz: Array, dx: Array | None) -> None:
-        """∂C/∂W = xᵀ dz, and ∂C/∂x = dz Wᵀ where it is wanted."""
+    def backward(
+        self, backend: Backend, params: Parameters, x: Array, dz: Array, dx: Array | None, step: Any = None
+    ) -> None:
+        """∂C/∂x = dz Wᵀ where it is wanted, and ∂C/∂W = xᵀ dz or, given a step, W += step · xᵀ dz at once."""
+        if dx is not None:
+            backend.matmul(dz, params.weight.T, dx)
+        if step is not None:
+            backend.descend(x.T, dz, step, params.weight)
+            return
         backend.matmul(x.T, dz, params.weight_grad)
         if params.mask is not None:
             backend.run(mask_gradient, params.weight_grad, params.mask)
-        if dx is not None:
-            backend.matmul(dz, params.weight.T, dx)
 
 
 ROW_KEY, COLUMN_KEY = 0x85EBCA77, 0x9E3779B1  # odd, so that i · key differs for all i < 2³²

@@ -40,6 +40,8 @@ class Arena:
         weights_end = starts[depth] if len(starts) > depth else end
         self.weight_parameters = self.parameters[:weights_end]
         self.weight_gradients = self.gradients[:weights_end]
+        self.bias_parameters = self.parameters[weights_end:]
+        self.bias_gradients = self.gradients[weights_end:]
 
         def views(flat: Array) -> tuple[list[Array], list[Array | None]]:
             cut = [

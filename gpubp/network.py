@@ -18,7 +18,7 @@ from gpubp.kernel import Array
 from gpubp.layers import COLUMN_KEY, ROW_KEY, Dense, Dropout, Parameters, Slot
 from gpubp.losses import weight_factor, weight_sum, weighted_sum
 from gpubp.memory import Arena, Workspace
-from gpubp.optimizers import Optimizer, clip_by_norm
+from gpubp.optimizers import Optimizer, clip_by_norm, sgd
 from gpubp.structure import Structure
 
 Keys = Sequence[Any]  # of this step's dropout masks, one a layer; none where nothing is trained
@@ -242,8 +242,8 @@ class Network:
         self.backend.run(weighted_sum, batch.losses, factor, out)
         return factor
 
-    def backward(self, batch: Batch, keys: Keys = (), input_grad: Array | None = None) -> None:
-        """From the output layer's delta down to all gradients in the arena."""
+    def backward(self, batch: Batch, keys: Keys = (), input_grad: Array | None = None, step: Any = None) -> None:
+        """From the output layer's delta down to all gradients, in the arena, or to weights that took their step."""
         for layer in range(len(self.layers) - 1, -1, -1):
             dense, params, slot, dropout = (
                 self.layers[layer],
@@ -256,7 +256,7 @@ class Network:
             elif params.bias_grad is not None:  # the delta is there already
                 self.backend.column_sum(slot.dz, params.bias_grad)
             dx = batch.layers[layer - 1].dy if layer else input_grad
-            dense.backward(self.backend, params, batch.inputs[layer], slot.dz, dx)
+            dense.backward(self.backend, params, batch.inputs[layer], slot.dz, dx, step)
             if dropout and keys and dx is not None and slot.dropout_keys is not None:
                 dropout.run(self.backend, slot.dropout_keys, dx, keys[layer], dx)
 
@@ -275,28 +275,43 @@ class Network:
         batch = self.batch(len(x), True)
         step, self.steps = self.steps, self.steps + 1
         keys = [dropout and dropout.key(step) for dropout in self.dropouts] if any(self.dropouts) else ()
-        kind = (targets.ndim, weights is None, total_weight is None, clip_norm is None)
-        self._play(kind, batch, self._pass, x, targets, weights, cost, total_weight, clip_norm, *keys)
-        optimizer.update(self.backend, self.arena, learning_rate)
+        rate = self._rate_of_descent(optimizer, clip_norm, learning_rate)
+        step_size = None if rate is None else -rate
+        given = (weights, total_weight, clip_norm, rate)
+        kind = (targets.ndim, *(value is None for value in given))
+        self._play(kind, batch, self._pass, x, targets, cost, *given, step_size, *keys)
+        if rate is None:
+            optimizer.update(self.backend, self.arena, learning_rate)
+
+    def _rate_of_descent(self, optimizer: Optimizer, clip_norm: float | None, rate: float | None) -> float | None:
+        """The rate of a step that the weight gradients' products can take themselves; None where they cannot."""
+        whole = clip_norm is None and not any(params.mask is not None for params in self.parameters)
+        if not (whole and optimizer.is_plain and self.backend.can_descend(self.dtype)):
+            return None
+        return optimizer.begin(self.backend, self.arena, rate)
 
     def _pass(
         self,
         batch: Batch,
         x: Array,
         targets: Array,
-        weights: Array | None,
         cost: Array,
+        weights: Array | None,
         total_weight: Array | None,
         clip_norm: float | None,
+        rate: float | None,
+        step_size: float | None,
         *keys: Any,
     ) -> None:
-        """All gradients of one batch, clipped."""
+        """All gradients of one batch, clipped or, given a rate and its negative, the step along them."""
         self.cost(x, targets, weights, batch, cost, keys)
         if total_weight is not None:
             self.backend.run(weight_sum, weights, total_weight)
-        self.backward(batch, keys)
+        self.backward(batch, keys, step=step_size)
         if clip_norm is not None:
             clip_by_norm(self.backend, self.arena, clip_norm)
+        if rate is not None and self.arena.bias_parameters.size:
+            self.backend.run(sgd, self.arena.bias_parameters, self.arena.bias_gradients, rate)
         batch.inputs[0] = None  # it is the caller's
 
     def not_finite(self, cost: Array, rows: int) -> str | None:

@@ -82,6 +82,11 @@ class Optimizer(Component):
         """What this step's kernel is given after the arrays."""
         raise NotImplementedError
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is −rate · g and nothing else."""
+        return False
+
     def attach(self, backend: "Backend", arena: Arena) -> None:
         """Make the state ready for this arena; the state follows its network to another device."""
         if self._arena is arena:
@@ -103,11 +108,15 @@ class Optimizer(Component):
         self._arena = arena
         self._plays = {}
 
-    def update(self, backend: "Backend", arena: Arena, learning_rate: float | None = None) -> None:
-        """One step; `learning_rate` stands in for the optimizer's own, as a schedule wants."""
+    def begin(self, backend: "Backend", arena: Arena, learning_rate: float | None = None) -> float:
+        """Begin a step and return its rate; `learning_rate` stands in for the optimizer's own, as a schedule wants."""
         self.attach(backend, arena)
-        rate = self.learning_rate if learning_rate is None else learning_rate
         self.steps += 1
+        return self.learning_rate if learning_rate is None else learning_rate
+
+    def update(self, backend: "Backend", arena: Arena, learning_rate: float | None = None) -> None:
+        """One step with the gradients in the arena."""
+        rate = self.begin(backend, arena, learning_rate)
         numbers = (self.weight_decay, 1 - rate * self.weight_decay, *self.numbers(rate))
         kind = self.kernel, self.weight_decay > 0
         if kind not in self._plays:
@@ -161,6 +170,10 @@ class SGD(Optimizer):
             raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
         self.state_names = ("v",) if momentum else ()
         self.kernel = sgd_nesterov if nesterov else sgd_momentum if momentum else sgd
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.momentum and not self.weight_decay
 
     def numbers(self, rate: float) -> tuple[float, ...]:
         return (rate, self.momentum) if self.momentum else (rate,)

@@ -1,7 +1,6 @@
 """The CPU as `gpubp devices` shows it: its name, its cores, its memory, and the BLAS that NumPy multiplies with."""
 
 import contextlib
-import ctypes
 import os
 import platform
 from pathlib import Path
@@ -12,14 +11,16 @@ def facts() -> dict[str, Any]:
     """What there is to say of this processor."""
     import numpy as np  # here, as a benchmark's parent process must not load NumPy before its workers' threads are set
 
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    from gpubp.backends.blas import blas
+
+    found, built_with = blas(), np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     known = {
         "name": name(),
         "cores": cores(),
         "memory": _memory(),
         "library": f"NumPy {np.__version__}",
-        "blas": f"{blas['name']} {blas['version']}",
-        "blas_threads": _threads(Path(np.__file__).parents[1]),
+        "blas": found.name if found else f"{built_with['name']} {built_with['version']}",
+        "blas_threads": found.threads() if found else None,
     }
     return {name: value for name, value in known.items() if value is not None}
 
@@ -51,11 +52,3 @@ def _memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system can say
         return None
-
-
-def _threads(packages: Path) -> int | None:
-    """Of the OpenBLAS in NumPy's wheels, which is loaded already; any other BLAS is not asked."""
-    with contextlib.suppress(StopIteration, OSError, AttributeError):
-        library = next((packages / "numpy.libs").glob("libscipy_openblas*"))
-        return int(ctypes.CDLL(str(library)).scipy_openblas_get_num_threads64_())
-    return None

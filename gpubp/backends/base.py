@@ -94,6 +94,14 @@ class Backend(ABC):
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """out ← a b, where `out` is C-contiguous and overlaps neither; transposed views go as flags, never copied."""
 
+    def can_descend(self, dtype: Any) -> bool:
+        """Whether `descend` is there, and so a plain gradient step is part of the product that is its gradient."""
+        return False
+
+    def descend(self, a: Array, b: Array, step: Any, out: Array) -> None:
+        """out ← out + step · a b, with one number, under the conditions of `matmul`."""
+        raise NotImplementedError
+
     @abstractmethod
     def column_sum(self, a: Array, out: Array) -> None:
         """out[j] ← Σ_i a[i, j], in a fixed order."""

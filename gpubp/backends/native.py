@@ -19,6 +19,7 @@ LEAST_SHARED = 16384  # elements of a kernel, from which a second thread pays
 LEAST_SHARED_FLOPS = 1e6  # of a product
 BLOCK_ROWS = 64  # the fewest rows whose column sums are a part
 MOST_BLOCKS = 64  # of column sums
+ZERO, ONE = np.float32(0), np.float32(1)
 CHUNK = 65536  # elements of a total that are a part
 
 
@@ -70,6 +71,12 @@ class NativeBackend(NumpyBackend):
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         self._do(self._product, NumpyBackend.matmul, a, b, out)
+
+    def can_descend(self, dtype: Any) -> bool:
+        return self._engine.blas is not None and dtype == "float32"
+
+    def descend(self, a: Array, b: Array, step: Any, out: Array) -> None:
+        self._do(self._descent, _descend, a, b, step, out)
 
     def gather(self, a: Array, rows: Array, out: Array) -> None:
         self._do(self._gather, NumpyBackend.gather, a, rows, out)
@@ -151,7 +158,11 @@ class NativeBackend(NumpyBackend):
             self._partial = self.empty((size,), np.float32)
         return self._partial[:size]
 
-    def _product(self, tape: Tape, a: Array, b: Array, out: Array) -> None:
+    def _descent(self, tape: Tape, a: Array, b: Array, step: Any, out: Array) -> None:
+        self._product(tape, a, b, out, step if isinstance(step, Number) else np.float32(step), ONE)
+
+    def _product(self, tape: Tape, a: Array, b: Array, out: Array, alpha: Any = ONE, beta: Any = ZERO) -> None:
+        """out ← alpha a b + beta out."""
         blas = self._engine.blas
         if blas is None or not all(each.dtype == np.float32 and each.size for each in (a, b, out)):
             raise UnsuitableError
@@ -160,7 +171,7 @@ class NativeBackend(NumpyBackend):
         contiguous(*(each.T if flip else each for each, flip in zip((a, b), flipped, strict=True)))
         (m, k), n = a.shape, b.shape[1]
         down, across = grid(m, n, self._engine.threads if 2.0 * m * n * k >= LEAST_SHARED_FLOPS else 1)
-        words = [blas.sgemm, a, b, out, np.float32(1), np.float32(0), *flipped, m, n, k, down, across]
+        words = [blas.sgemm, a, b, out, alpha, beta, *flipped, m, n, k, down, across]
         tape.add(WIDE_PRODUCT if blas.wide else PRODUCT, words, down * across, 1, 1, True)
 
     def _gather(self, tape: Tape, a: Array, rows: Array, out: Array) -> None:
@@ -180,6 +191,10 @@ def _run_with_column_sum(backend: NumpyBackend, kernel: Kernel, sums: Array, *ar
     """The reference of the fused pass: one after the other."""
     NumpyBackend.run(backend, kernel, *args)
     NumpyBackend.column_sum(backend, args[-1], sums)
+
+
+def _descend(backend: NumpyBackend, a: Array, b: Array, step: Any, out: Array) -> None:
+    out += np.float32(step) * a.dot(b)
 
 
 def native_kernel(template: str, kernel: Kernel | None, parameters: list[tuple[str, str]]) -> NativeKernel:
