@@ -159,7 +159,7 @@ bool forking;
 std::mutex holding;
 std::condition_variable changed;
 
-// While anyone plays a tape, OpenBLAS has one thread; then it has again as many as before.
+// While anyone plays a tape, OpenBLAS has one thread; then it has as many as before, if nobody else has set them meanwhile.
 struct Hold {
   int threads = MOST_THREADS;
   Hold() {
@@ -171,7 +171,7 @@ struct Hold {
   ~Hold() {
     const std::lock_guard<std::mutex> lock(holding);
     if (--holders) return;
-    if (get_threads && threads_before != 1) set_threads(threads_before);
+    if (get_threads && threads_before != 1 && get_threads() == 1) set_threads(threads_before);  // unless someone else has set it
     if (forking) changed.notify_all();
   }
 };

@@ -33,6 +33,7 @@ class Compiler:
             raise DeviceError("native kernels need POSIX threads")
         self.command = command()
         self.options = (*OPTIONS, *SHARED, f"-I{SOURCES}")
+        self._identity = (*identity(self.command[0]), *self.command[1:], processor_flags())
         self._kept = Kept()
 
     @property
@@ -42,43 +43,64 @@ class Compiler:
     def library(self, name: str, text: str) -> ctypes.CDLL:
         """The text as a loaded library: from the folder where it is there, else compiled and kept."""
         file = f"{name}-{self._key(text)}.so"
-        if (path := self._kept.path(file)).exists():
-            with suppress(OSError):  # damaged: made anew below
-                return ctypes.CDLL(str(path))
-        path = self._kept.keep(file, self._compiled(name, text))
+        path = self._kept.path(file)
+        with suppress(OSError):  # not there, or not to be read or loaded: made anew below
+            if is_whole(path.read_bytes()):
+                return loaded(path)
+        path = self._kept.keep(file, sealed(self._compiled(name, text)))
         try:
-            return ctypes.CDLL(str(path))
+            return loaded(path)
         except OSError as error:
             raise DeviceError(f"{path} cannot be loaded ({error}); set GPUBP_CACHE to another folder") from None
 
     def _key(self, text: str) -> str:
         included = [digest(), (SOURCES / "host.hpp").read_text(encoding="utf-8")]
-        parts = [text, *included, *self.options, *identity(self.command[0]), *self.command[1:], processor_flags()]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        return hashlib.sha256("\0".join([text, *included, *self.options, *self._identity]).encode()).hexdigest()[:32]
 
     def _compiled(self, name: str, text: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="gpubp-") as folder:
-            out = Path(folder) / "out.so"
-            try:
+        compiler = self.command[0]
+        try:
+            with tempfile.TemporaryDirectory(prefix="gpubp-") as folder:
+                out = Path(folder) / "out.so"
                 ran = subprocess.run(
                     [*self.command, *self.options, "-x", "c++", "-", "-o", str(out)],
                     input=text,
                     capture_output=True,
-                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
                     timeout=PATIENCE,
+                    start_new_session=True,  # Ctrl-C is for the training, which ends with a whole step
                 )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise DeviceError(f"{self.command[0]} cannot be run: {error}") from None
-            if ran.returncode:
-                first = next(iter(ran.stderr.strip().splitlines()), f"exit code {ran.returncode}")
-                raise DeviceError(f"{self.command[0]} does not compile {name}: {first}")
-            return out.read_bytes()
+                if not ran.returncode:
+                    return out.read_bytes()
+        except subprocess.TimeoutExpired:
+            raise DeviceError(f"{compiler} has not compiled {name} in {PATIENCE:.0f} s") from None
+        except OSError as error:
+            raise DeviceError(f"{compiler} cannot compile {name}: {error}") from None
+        first = next(iter(ran.stderr.strip().splitlines()), f"exit code {ran.returncode}")
+        raise DeviceError(f"{compiler} does not compile {name}: {first}")
+
+
+def sealed(content: bytes) -> bytes:
+    """A library, and its hash where no loader looks: one that was cut short would kill the process that loads it."""
+    return content + hashlib.sha256(content).digest()
+
+
+def is_whole(file: bytes) -> bool:
+    return file == sealed(file[: -hashlib.sha256().digest_size])
+
+
+def loaded(path: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(path.absolute()))  # a name without a folder is looked for in those of the system
 
 
 def command() -> list[str]:
     """How the compiler is called: $CXX where it is set, else the first of the usual ones on the PATH."""
-    if given := os.environ.get("CXX"):
-        words = shlex.split(given)
+    if given := os.environ.get("CXX", "").strip():
+        try:
+            words = shlex.split(given)
+        except ValueError as error:
+            raise DeviceError(f"CXX={given!r} is no command: {error}") from None
         if not (found := shutil.which(words[0])):
             raise DeviceError(f"CXX={given!r} is not on the PATH")
         return [found, *words[1:]]

@@ -4,6 +4,7 @@ What is in float64, or has no device function, runs its NumPy body as on `NumpyB
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ LEAST_SHARED_FLOPS = 1e6  # of a product
 BLOCK_ROWS = 64  # the fewest rows whose column sums are a part
 MOST_BLOCKS = 64  # of column sums
 ZERO, ONE = np.float32(0), np.float32(1)
+MOST_PLAYERS = 256  # of single operations: each is a few kilobytes
 CHUNK = 65536  # elements of a total that are a part
 
 
@@ -29,18 +31,19 @@ class NativeBackend(NumpyBackend):
         self._engine = engine()
         self._recorded: Tape | None = None
         self._partial: Array = None
+        self._players: dict[Any, Callable[..., None] | None] = {}  # of single operations, by what they are given
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "kernels": f"native, compiled by {self._engine.compiler.name}"}
 
+    def __reduce__(self) -> Any:  # of copies and pickles, which may be opened where there is no compiler
+        from gpubp.backends import cpu
+
+        return cpu, (self.fallback,)
+
     def capture(self, step: Callable[..., None], *slots: Any) -> Callable[..., None] | None:
-        stand_ins: list[Any] = []
-        for slot, value in enumerate(slots):
-            if isinstance(value, np.ndarray):  # an array of that shape on one element: an address that no other has
-                stand_ins.append(as_strided(np.empty(1, value.dtype), value.shape, value.strides))
-            else:
-                stand_ins.append(None if value is None else Number(value, slot))
-        self._recorded = tape = Tape(tuple(stand_ins))
+        stand_ins = tuple(stand_in(value, slot) for slot, value in enumerate(slots))
+        self._recorded = tape = Tape(stand_ins)
         try:
             step(*stand_ins)
         finally:
@@ -48,14 +51,20 @@ class NativeBackend(NumpyBackend):
         return Player(self._engine, tape)
 
     def _do(self, record: Callable[..., None], reference: Callable[..., None], *args: Any) -> None:
-        """Put an operation on the tape, or on one of its own that is played at once; else NumPy does it."""
-        tape = Tape() if self._recorded is None else self._recorded
-        try:
-            record(tape, *args)
-        except UnsuitableError:
-            tape.call(reference, self, *args)
-        if self._recorded is None:
-            Player(self._engine, tape)()
+        """Put an operation on the tape that is recorded; else play the one kept for arguments of such shapes."""
+        if self._recorded is not None:
+            try:
+                record(self._recorded, *args)
+            except UnsuitableError:
+                self._recorded.call(reference, self, *args)
+            return
+        kind = (reference, *map(shape_of, args))
+        if kind not in self._players:
+            if len(self._players) >= MOST_PLAYERS:
+                self._players.clear()
+            self._players[kind] = self.capture(partial(self._do, record, reference), *args)
+        if player := self._players[kind]:
+            player(*args)
 
     def run(self, kernel: Kernel, *args: Any) -> None:
         self._do(self._kernel, NumpyBackend.run, kernel, *args)
@@ -185,6 +194,20 @@ class NativeBackend(NumpyBackend):
             raise UnsuitableError
         contiguous(labels, out)
         self._add(tape, ONE_HOT, [labels, out], *out.shape)
+
+
+def stand_in(value: Any, slot: int) -> Any:
+    """What a step is recorded with: for an array one of its shape on one element, an address that no other has."""
+    if isinstance(value, np.ndarray):
+        return as_strided(np.empty(1, value.dtype), value.shape, value.strides)
+    return Number(value, slot) if isinstance(value, int | float | np.generic) else value
+
+
+def shape_of(arg: Any) -> Any:
+    """What an argument has in common with those that the same tape can be played with."""
+    if isinstance(arg, np.ndarray):
+        return arg.shape, arg.dtype.char, arg.strides
+    return type(arg) if isinstance(arg, int | float | np.generic) else arg
 
 
 def _run_with_column_sum(backend: NumpyBackend, kernel: Kernel, sums: Array, *args: Any) -> None:

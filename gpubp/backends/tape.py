@@ -65,7 +65,10 @@ class Engine:
         ]
 
     def _compiled(self, kernel: NativeKernel) -> ctypes.CDLL:
-        return self.compiler.library(kernel.symbol, kernel.text)
+        try:
+            return self.compiler.library(kernel.symbol, kernel.text)
+        except DeviceError as error:
+            raise DeviceError(f"{error}; GPUBP_NATIVE=0 does without compiled kernels") from None
 
 
 def engine() -> Engine:
@@ -143,7 +146,7 @@ class Tape:
         self.calls.append((len(self.operations), Call(function, list(args), given)))
 
     def _is_turned(self, arg: Any, stand_in: Any) -> bool:
-        return isinstance(arg, np.ndarray) and (arg.shape != stand_in.shape or not arg.flags.c_contiguous)
+        return isinstance(arg, np.ndarray) and (arg.shape, arg.strides) != (stand_in.shape, stand_in.strides)
 
 
 @dataclass(frozen=True)
