@@ -1,7 +1,7 @@
 """What the parts of native code are worth: a training step with all of them against one without, in turns, in one run.
 
-python -m bench.native [CELL ...] prints microseconds a step, the medians over the rounds, and the ratio to all of it: above
-1, the part pays. A cell's last rows are beside a process that keeps one core busy.
+python -m bench.native [CELL ...] prints microseconds a step, the medians over the rounds, and the ratio to all of it:
+above 1, the part pays. A cell's last rows are beside a process that keeps one core busy.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class NumpyProducts(NativeBackend):
     def _product(self, tape: Tape, *args: Any) -> None:
         raise UnsuitableError
 
-    def can_descend(self, dtype: Any) -> bool:
+    def can_descend(self, x: Any, parameters: Any) -> bool:
         return False
 
 
@@ -48,7 +48,7 @@ class OneByOne(NativeBackend):
 class Apart(NativeBackend):
     """Plain gradient steps are kernels of their own."""
 
-    def can_descend(self, dtype: Any) -> bool:
+    def can_descend(self, x: Any, parameters: Any) -> bool:
         return False
 
 

@@ -199,8 +199,11 @@ class Network:
         self.layers[-1].forward(self.backend, self.parameters[-1], self._hidden(x, batch), batch.layers[-1])
 
     def _play(self, kind: Any, batch: Batch, step: Callable[..., None], *slots: Any) -> None:
-        """step(batch, *slots), captured when this kind of it is first asked for."""
+        """step(batch, *slots), captured when this kind of it, with these settings, is first asked for."""
+        kind = (kind, self.loss.parameters, *[dense.activation.parameters for dense in self.layers])
         if kind not in batch.plays:
+            if len(batch.plays) >= 16:  # a setting that changes with every step must not fill the memory
+                batch.plays.clear()
             batch.plays[kind] = self.backend.capture(partial(step, batch), *slots)
         play = batch.plays[kind]
         if play:
@@ -275,7 +278,7 @@ class Network:
         batch = self.batch(len(x), True)
         step, self.steps = self.steps, self.steps + 1
         keys = [dropout and dropout.key(step) for dropout in self.dropouts] if any(self.dropouts) else ()
-        rate = self._rate_of_descent(optimizer, clip_norm, learning_rate)
+        rate = self._rate_of_descent(x, optimizer, clip_norm, learning_rate)
         step_size = None if rate is None else -rate
         given = (weights, total_weight, clip_norm, rate)
         kind = (targets.ndim, *(value is None for value in given))
@@ -283,10 +286,12 @@ class Network:
         if rate is None:
             optimizer.update(self.backend, self.arena, learning_rate)
 
-    def _rate_of_descent(self, optimizer: Optimizer, clip_norm: float | None, rate: float | None) -> float | None:
+    def _rate_of_descent(
+        self, x: Array, optimizer: Optimizer, clip_norm: float | None, rate: float | None
+    ) -> float | None:
         """The rate of a step that the weight gradients' products can take themselves; None where they cannot."""
         whole = clip_norm is None and not any(params.mask is not None for params in self.parameters)
-        if not (whole and optimizer.is_plain and self.backend.can_descend(self.dtype)):
+        if not (whole and optimizer.is_plain and self.backend.can_descend(x, self.arena.parameters)):
             return None
         return optimizer.begin(self.backend, self.arena, rate)
 

@@ -173,7 +173,7 @@ class SGD(Optimizer):
 
     @property
     def is_plain(self) -> bool:
-        return not self.momentum and not self.weight_decay
+        return type(self) is SGD and not self.momentum and not self.weight_decay
 
     def numbers(self, rate: float) -> tuple[float, ...]:
         return (rate, self.momentum) if self.momentum else (rate,)

@@ -94,8 +94,8 @@ class Backend(ABC):
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """out ← a b, where `out` is C-contiguous and overlaps neither; transposed views go as flags, never copied."""
 
-    def can_descend(self, dtype: Any) -> bool:
-        """Whether `descend` is there, and so a plain gradient step is part of the product that is its gradient."""
+    def can_descend(self, x: Array, parameters: Array) -> bool:
+        """Whether `descend` may take a plain gradient step in the very product that is the gradient, for this batch."""
         return False
 
     def descend(self, a: Array, b: Array, step: Any, out: Array) -> None:

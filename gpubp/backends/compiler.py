@@ -102,7 +102,7 @@ def command() -> list[str]:
         except ValueError as error:
             raise DeviceError(f"CXX={given!r} is no command: {error}") from None
         if not (found := shutil.which(words[0])):
-            raise DeviceError(f"CXX={given!r} is not on the PATH")
+            raise DeviceError(f"CXX={given!r} is not on the PATH; set it to a C++ compiler, or unset it")
         return [found, *words[1:]]
     for name in NAMES:
         if found := shutil.which(name):

@@ -16,8 +16,8 @@ from gpubp.backends.numpy import NumpyBackend
 from gpubp.backends.tape import ADD_ROWS, GATHER, ONE_HOT, PRODUCT, WIDE_PRODUCT, Number, Player, Tape, engine
 from gpubp.kernel import Array, Kernel
 
-LEAST_SHARED = 16384  # elements of a kernel, from which a second thread pays
-LEAST_SHARED_FLOPS = 1e6  # of a product
+LEAST_PART = 8192  # elements of a kernel that are worth a thread
+LEAST_PART_FLOPS = 500_000  # of a product
 BLOCK_ROWS = 64  # the fewest rows whose column sums are a part
 MOST_BLOCKS = 64  # of column sums
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -34,7 +34,7 @@ class NativeBackend(NumpyBackend):
         self._players: dict[Any, Callable[..., None] | None] = {}  # of single operations, by what they are given
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "kernels": f"native, compiled by {self._engine.compiler.name}"}
+        return {**super().describe(), "kernels": self._engine.describe()}
 
     def __reduce__(self) -> Any:  # of copies and pickles, which may be opened where there is no compiler
         from gpubp.backends import cpu
@@ -81,8 +81,9 @@ class NativeBackend(NumpyBackend):
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         self._do(self._product, NumpyBackend.matmul, a, b, out)
 
-    def can_descend(self, dtype: Any) -> bool:
-        return self._engine.blas is not None and dtype == "float32"
+    def can_descend(self, x: Array, parameters: Array) -> bool:
+        # The lowest layer's product reads x when the layers above have taken their step.
+        return self._engine.blas is not None and x.dtype == np.float32 and not np.may_share_memory(x, parameters)
 
     def descend(self, a: Array, b: Array, step: Any, out: Array) -> None:
         self._do(self._descent, _descend, a, b, step, out)
@@ -121,12 +122,11 @@ class NativeBackend(NumpyBackend):
 
     def _add(self, tape: Tape, operation: Any, words: list[Any], rows: int, width: int) -> None:
         """Add an operation whose rows may be shared out, as many to each thread."""
-        grain, shared = rows, rows * width >= LEAST_SHARED
-        if shared:
-            grain = -(-rows // self._engine.threads)
-            if width == 1:
-                grain = -(-grain // 16) * 16  # threads that write into one cache line wait for each other
-        tape.add(operation, words, rows, width, grain, shared)
+        parts = min(self._engine.threads, max(1, rows * width // LEAST_PART))
+        grain = -(-rows // parts)
+        if width == 1 and parts > 1:
+            grain = -(-grain // 16) * 16  # threads that write into one cache line wait for each other
+        tape.add(operation, words, rows, width, grain, True)
 
     def _total(
         self, tape: Tape, kernel: Kernel, parameters: list[tuple[str, str]], words: list[Any], like: Array, total: Array
@@ -156,7 +156,7 @@ class NativeBackend(NumpyBackend):
         grain = max(BLOCK_ROWS, -(-rows // MOST_BLOCKS))
         parts = -(-rows // grain)
         out = sums if parts == 1 else self._room(parts * width)
-        shared = last.size >= LEAST_SHARED
+        shared = last.size >= 2 * LEAST_PART
         tape.add(native_kernel("columns", kernel, parameters), [out, *words], rows, width, grain, shared)
         if parts > 1:
             tape.add(ADD_ROWS, [out, sums, parts], 1, width, 1, False)
@@ -179,7 +179,7 @@ class NativeBackend(NumpyBackend):
         flipped = [not each.flags.c_contiguous for each in (a, b)]
         contiguous(*(each.T if flip else each for each, flip in zip((a, b), flipped, strict=True)))
         (m, k), n = a.shape, b.shape[1]
-        down, across = grid(m, n, self._engine.threads if 2.0 * m * n * k >= LEAST_SHARED_FLOPS else 1)
+        down, across = grid(m, n, min(self._engine.threads, max(1, 2 * m * n * k // LEAST_PART_FLOPS)))
         words = [blas.sgemm, a, b, out, alpha, beta, *flipped, m, n, k, down, across]
         tape.add(WIDE_PRODUCT if blas.wide else PRODUCT, words, down * across, 1, 1, True)
 

@@ -47,7 +47,7 @@ class NumpyBackend(Backend):
         self._row_width = 0
 
     def describe(self) -> dict[str, Any]:
-        kernels = "NumPy" + (f": {self._why}" if self._why else "")
+        kernels = "NumPy's kernels" + (f": {self._why}" if self._why else "")
         return {"device": "cpu", "available": "yes", **processor.facts(), "kernels": kernels}
 
     def active(self) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.backends.blas import blas
+from gpubp.backends.blas import blas, why_not
 from gpubp.backends.compiler import Compiler
 from gpubp.backends.native_sources import NativeKernel
 from gpubp.errors import DeviceError
@@ -49,6 +49,11 @@ class Engine:
         self._library.gpubp_begin(
             pointer(known.get_threads if known else None), pointer(known.set_threads if known else None)
         )
+
+    def describe(self) -> str:
+        threads = min(self.threads, self.blas.threads()) if self.blas else self.threads
+        products = "" if self.blas else f"; NumPy's products: {why_not()}"
+        return f"native kernels ({self.compiler.name}), {threads} thread{'s' * (threads != 1)}{products}"
 
     def addresses(self, operations: list[NativeKernel | int]) -> list[int]:
         """Where the code of each is; what has not been compiled is, several at a time."""
