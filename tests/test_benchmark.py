@@ -9,30 +9,34 @@ import numpy as np
 import pytest
 
 import gpubp
-from gpubp.benchmark import ours, peers, problem
+from gpubp.benchmark import jax_peer, ours, problem, torch_peers
 from gpubp.benchmark.contenders import BUILDERS, Contender, DifferentWorkError, Setting, check
-from gpubp.benchmark.problem import LEARNING_RATE, make_problem, reference
+from gpubp.benchmark.contract import tolerances
+from gpubp.benchmark.problem import OPTIMIZERS, make_problem, reference
 from gpubp.benchmark.race import prepare, take_turns
 from gpubp.benchmark.results import Result, crossover, left_out, results_of
 from gpubp.benchmark.timing import estimated, in_turns, timed
 from gpubp.benchmark.workers import Booth, FailedError, racing
 
 SMALL = (6, 5, 4, 3)
+OURS = {"sgd": gpubp.SGD(0.1), "momentum": gpubp.SGD(0.01, momentum=0.9), "adam": gpubp.Adam()}
 
 
 # -- the work ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("activation", problem.ACTIVATIONS)
-def test_the_reference_is_the_network_in_float64(activation: str) -> None:
-    made = make_problem(SMALL, 9, activation, seed=1)
+def test_the_reference_is_the_network_in_float64(activation: str, optimizer: str) -> None:
+    made = make_problem(SMALL, 9, activation, seed=1, optimizer=optimizer)
     net = gpubp.MLP(SMALL, activation, dtype="float64", device="cpu", seed=0)
     net.set_parameters(made.weights, made.biases)
-    sgd = gpubp.SGD(LEARNING_RATE)
+    mine = OURS[optimizer]
+    mine.reset()
     losses, parameters = reference(made, 4)
-    assert losses == pytest.approx([float(net.train_step(made.x, made.labels, sgd)) for _ in range(4)], abs=1e-12)
-    for mine, theirs in zip(parameters, [*net.weights, *net.biases], strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12)
+    assert losses == pytest.approx([float(net.train_step(made.x, made.labels, mine)) for _ in range(4)], abs=1e-12)
+    for expected, found in zip(parameters, [*net.weights, *net.biases], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_the_reference_of_a_large_batch_is_that_of_its_distinct_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,11 +49,12 @@ def test_the_reference_of_a_large_batch_is_that_of_its_distinct_rows(monkeypatch
     check(BUILDERS["numpy"](made, Setting()), made)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("activation", problem.ACTIVATIONS)
 @pytest.mark.parametrize("name", ["gpubp", "numpy"])
 @pytest.mark.parametrize("sizes", [SMALL, (4, 2)])
-def test_our_contenders_do_the_work(name: str, activation: str, sizes: tuple[int, ...]) -> None:
-    made = make_problem(sizes, 11, activation)
+def test_our_contenders_do_the_work(name: str, activation: str, optimizer: str, sizes: tuple[int, ...]) -> None:
+    made = make_problem(sizes, 11, activation, optimizer=optimizer)
     contender = BUILDERS[name](made, Setting())
     assert check(contender, made) == pytest.approx(reference(made, 3)[0], abs=1e-5)
     assert contender.memory() is None
@@ -95,6 +100,43 @@ def test_different_work_is_refused() -> None:
         check(BUILDERS["numpy"](forgotten, Setting()), made)
 
 
+def skewed(kind: str, made: problem.Problem, monkeypatch: pytest.MonkeyPatch) -> Contender:
+    """A contender that nearly computes what was asked for."""
+    match kind:
+        case "another optimizer":
+            other = {"sgd": "momentum", "momentum": "sgd", "adam": "momentum"}[made.optimizer]
+            return BUILDERS["numpy"](dataclasses.replace(made, optimizer=other), Setting())
+        case "another rate":
+            monkeypatch.setitem(problem.OPTIMIZERS, made.optimizer, 1.2 * made.learning_rate)
+        case "another momentum":
+            monkeypatch.setattr(ours, "MOMENTUM", 0.8)
+            monkeypatch.setattr(ours, "BETAS", (0.0, 0.999))
+        case "a row left out":
+            made = dataclasses.replace(made, x=made.x[1:], labels=made.labels[1:])
+    contender = BUILDERS["numpy"](made, Setting())
+    monkeypatch.undo()
+    return contender
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+@pytest.mark.parametrize("kind", ["another optimizer", "another rate", "another momentum", "a row left out"])
+def test_nearly_the_work_is_refused(
+    kind: str, activation: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_problem((40, 30, 20, 10), 64, activation, optimizer=optimizer)
+    contender = skewed(kind, made, monkeypatch)
+    if (kind, optimizer) == ("another momentum", "sgd"):
+        check(contender, made)  # it has none
+        return
+    with pytest.raises(DifferentWorkError):
+        check(contender, made)
+
+
+def test_relu_under_adam_has_the_tolerances_of_its_kinks() -> None:
+    assert tolerances("relu", "adam") > tolerances("relu", "momentum") == tolerances("sigmoid", "adam")
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -107,8 +149,10 @@ def test_settings_are_checked() -> None:
     for settings in ({"device": "gpu"}, {"precision": "bf16"}):
         with pytest.raises(gpubp.DataError, match="must be"):
             Setting(**settings)  # type: ignore[arg-type]
-    with pytest.raises(gpubp.DataError, match="activation"):
-        make_problem(SMALL, 4, "gelu")
+    for asked in ({"activation": "gelu"}, {"optimizer": "rmsprop"}):
+        (what,) = asked
+        with pytest.raises(gpubp.DataError, match=what):
+            make_problem(SMALL, 4, **asked)
 
 
 def test_who_cannot_take_part_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +271,7 @@ def test_what_a_contender_raises_is_the_report(monkeypatch: pytest.MonkeyPatch) 
     assert "at least one sample is needed" in told
     assert "Traceback" in trace
     monkeypatch.setattr("gpubp.benchmark.contract.CHECKED_STEPS", 2)
-    monkeypatch.setattr("gpubp.benchmark.ours.LEARNING_RATE", 1.0)
+    monkeypatch.setattr(gpubp, "SGD", lambda rate, sgd=gpubp.SGD: sgd(10 * rate))
     verdict, told = booth.answer("build", (SMALL, 8, "relu", 0))
     assert verdict == "different"
     assert booth.contender is None
@@ -276,13 +320,13 @@ def test_crossover(cpu: list[float], cuda: list[float], expected: int | None) ->
 
 @pytest.mark.check
 @pytest.mark.filterwarnings("ignore")  # theirs are not ours
-@pytest.mark.parametrize("activation", problem.ACTIVATIONS)
+@pytest.mark.parametrize(("activation", "optimizer"), list(zip(problem.ACTIVATIONS, OPTIMIZERS, strict=True)))
 @pytest.mark.parametrize("name", ["torch", "torch-compile", "torch-graphs", "jax", "sklearn"])
-def test_a_peer_does_the_work(name: str, activation: str) -> None:
+def test_a_peer_does_the_work(name: str, activation: str, optimizer: str) -> None:
     builder = BUILDERS[name]
     pytest.importorskip(builder.module)
     for sizes, batch in ((SMALL, 11), ((4, 3), 5)):
-        made = make_problem(sizes, batch, activation)
+        made = make_problem(sizes, batch, activation, optimizer=optimizer)
         contender = builder.make(made, Setting())  # torch-graphs too: all of it but the capture runs on the CPU
         assert check(contender, made) == pytest.approx(reference(made, 3)[0], abs=1e-5)
         contender.wait()
@@ -291,11 +335,31 @@ def test_a_peer_does_the_work(name: str, activation: str) -> None:
 
 @pytest.mark.check
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_way_of_pytorch_does_the_work_and_forgets_that_it_was_tried(optimizer: str) -> None:
+    torch = pytest.importorskip("torch")
+    tried: list[torch_peers.Learner] = []
+    made = make_problem(SMALL, 11, optimizer=optimizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_peers, "_fastest", lambda torch, ways, problem, setting: tried.extend(ways) or ways[0])
+        torch_peers.eager_learner(made, Setting())
+        torch_peers.compiled_learner(made, Setting())
+    assert len({way.note for way in tried}) == 5
+    x, labels = torch.from_numpy(made.x), torch.from_numpy(made.labels)
+    for way in tried:
+        for _ in range(2):
+            way.update(x, labels)
+        way.restart()
+        check(Contender(lambda way=way: way.update(x, labels), lambda loss: loss.item(), way.parameters), made)  # type: ignore[misc]
+
+
+@pytest.mark.check
+@pytest.mark.filterwarnings("ignore")
 def test_what_xla_plans_to_take() -> None:
     jax = pytest.importorskip("jax")
     a = np.zeros(1000, np.float32)
-    assert peers.planned(jax.jit(lambda a: a + 1).lower(a).compile()) == 8000
-    assert peers.planned(jax.jit(lambda a: a + 1, donate_argnums=0).lower(a).compile()) == 4000
+    assert jax_peer.planned(jax.jit(lambda a: a + 1).lower(a).compile()) == 8000
+    assert jax_peer.planned(jax.jit(lambda a: a + 1, donate_argnums=0).lower(a).compile()) == 4000
 
 
 @pytest.mark.check

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from gpubp.benchmark.contract import Contender, DifferentWorkError, Setting, check
+from gpubp.benchmark.jax_peer import jax_jit
 from gpubp.benchmark.ours import gemms, gpubp_step, plain_numpy
-from gpubp.benchmark.peers import jax_jit, sklearn_partial_fit, torch_compile, torch_eager, torch_graphs
 from gpubp.benchmark.problem import Problem
+from gpubp.benchmark.sklearn_peer import sklearn_partial_fit
+from gpubp.benchmark.torch_peers import torch_compile, torch_eager, torch_graphs
 from gpubp.errors import DeviceError
 
 __all__ = ["BUILDERS", "PEERS", "Builder", "Contender", "DifferentWorkError", "Setting", "check", "to_install"]

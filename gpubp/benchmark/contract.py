@@ -66,6 +66,18 @@ class Contender:
     note: str = ""
 
 
+def tolerances(activation: str, optimizer: str, precision: str = "float32") -> tuple[float, float]:
+    """Of the losses, and of each parameter as a share of its way.
+
+    Adam's first moves are the learning rate times little more than the gradient's sign. A gradient near 0 that rounding
+    turns over is rare enough: in NumPy, with sigmoids, float32 took 1e-4 of the way. But a ReLU unit that one row alone
+    switches on moves with its whole column or not at all, according to the side of 0 on which rounding puts that row:
+    of 180 draws this took more than 1 % of the way in ten, and 18 % with 3e-3 of the loss in one. So ReLU under Adam
+    has what TF32 has, which no bias correction, a rate a tenth too large and one row of 256 left out are all beyond.
+    """
+    return TOLERANCES["tf32" if (activation, optimizer) == ("relu", "adam") else precision]
+
+
 class DifferentWorkError(GpubpError):
     """A contender did not compute what the reference computes: its time would mean nothing."""
 
@@ -82,7 +94,7 @@ def check(contender: Contender, problem: Problem, precision: str = "float32") ->
         return []
     losses = [contender.loss(contender.step()) for _ in range(CHECKED_STEPS)]
     expected, ended = reference(problem, CHECKED_STEPS)
-    loss_tolerance, share = TOLERANCES[precision]
+    loss_tolerance, share = tolerances(problem.activation, problem.optimizer, precision)
     if not np.allclose(losses, expected, rtol=0, atol=loss_tolerance):  # NaN is refused too, here and below
         raise DifferentWorkError(f"its losses are {losses}, the reference's {expected}")
     began = problem.weights + problem.biases

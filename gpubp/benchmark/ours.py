@@ -5,17 +5,32 @@ from functools import partial
 from typing import Any
 
 from gpubp.benchmark.contract import Contender, Setting
-from gpubp.benchmark.problem import LEARNING_RATE, Problem
+from gpubp.benchmark.problem import BETAS, EPSILON, MOMENTUM, Problem
 from gpubp.kernel import Array
 
 
 def gpubp_step(problem: Problem, setting: Setting) -> Contender:
     import gpubp
 
+    net, optimizer = network_and_optimizer(problem, setting)
     backend = gpubp.get_backend(setting.device)
+    x, labels = backend.asarray(problem.x, "float32"), backend.asarray(problem.labels, "int64")
+    return Contender(
+        lambda: net.train_step(x, labels, optimizer),
+        lambda loss: float(backend.to_numpy(loss)),
+        partial(all_parameters, net),
+        backend.synchronize,
+        partial(_pool, backend, setting),
+    )
+
+
+def network_and_optimizer(problem: Problem, setting: Setting) -> tuple[Any, Any]:
+    """gpubp's own, about to take the problem's first step."""
+    import gpubp
+
     precision = None
     if setting.kind == "cuda":
-        _begin_on_cuda(backend.xp, setting)
+        _begin_on_cuda(gpubp.get_backend(setting.device).xp, setting)
         precision = None if setting.precision == "float32" else setting.precision
     net = gpubp.MLP(
         problem.sizes,
@@ -27,29 +42,33 @@ def gpubp_step(problem: Problem, setting: Setting) -> Contender:
         seed=0,
     )
     net.set_parameters(problem.weights, problem.biases)
-    optimizer = gpubp.SGD(LEARNING_RATE)
-    x, labels = backend.asarray(problem.x, "float32"), backend.asarray(problem.labels, "int64")
+    rate = problem.learning_rate
+    match problem.optimizer:
+        case "adam":
+            return net, gpubp.Adam(rate, *BETAS, EPSILON)
+        case "momentum":
+            return net, gpubp.SGD(rate, MOMENTUM)
+    return net, gpubp.SGD(rate)
 
-    def parameters() -> list[Array]:
-        weights, biases = net.get_parameters()
-        return [*weights, *biases]
 
-    return Contender(
-        lambda: net.train_step(x, labels, optimizer),
-        lambda loss: float(backend.to_numpy(loss)),
-        parameters,
-        backend.synchronize,
-        partial(_pool, backend, setting),
-    )
+def all_parameters(net: Any) -> list[Array]:
+    """As Contender wants them."""
+    weights, biases = net.get_parameters()
+    return [*weights, *biases]
 
 
 def gemms(problem: Problem, setting: Setting) -> Contender:
-    """The floor: three products a layer, less the first layer's input gradient, each into a buffer it owns."""
+    """The floor: three products a layer, less the first layer's input gradient, each into a buffer it owns.
+
+    On the CPU they are NumPy's, and OpenBLAS shares each out among its threads as it likes to. Whoever shares them out
+    in another way, as gpubp's native backend does, or has another BLAS, may go below.
+    """
     import numpy as np
 
     import gpubp
+    from gpubp.backends.numpy import NumpyBackend
 
-    backend, n = gpubp.get_backend(setting.device), len(problem.x)
+    backend, n = NumpyBackend() if setting.kind == "cpu" else gpubp.get_backend(setting.device), len(problem.x)
     if setting.kind == "cuda":
         _begin_on_cuda(backend.xp, setting)
     # Any values do, but these stay in [0, 1): no NaN, no subnormals.
@@ -104,7 +123,7 @@ def plain_numpy(problem: Problem, setting: Setting) -> Contender:
     x, n, classes = problem.x, len(problem.x), problem.sizes[-1]
     start = problem.weights + problem.biases
     parameters = np.concatenate([p.ravel() for p in start])
-    gradients, scratch = np.empty_like(parameters), np.empty_like(parameters)
+    gradients = np.empty_like(parameters)
 
     def views(flat: Array) -> list[Array]:
         ends = np.cumsum([p.size for p in start])
@@ -115,7 +134,7 @@ def plain_numpy(problem: Problem, setting: Setting) -> Contender:
     hs = [x] + [np.empty((n, size), np.float32) for size in problem.sizes[1:]]
     ds, ss = [np.empty_like(h) for h in hs], [np.empty_like(h) for h in hs]
     # Arrays without dimensions: a NumPy or Python scalar costs twice the call at these sizes.
-    rate, share = (np.array(v, np.float32) for v in (LEARNING_RATE, 1 / n))
+    share = np.array(1 / n, np.float32)
     ones, class_ones, means = np.ones(n, np.float32), np.ones(classes, np.float32), np.full(n, 1 / n, np.float32)
     # Softmax works on (classes, n): a reduction over the rows of a tall array of ten columns is five times slower.
     z: Array = np.empty((classes, n), np.float32)
@@ -123,6 +142,7 @@ def plain_numpy(problem: Problem, setting: Setting) -> Contender:
     top: Array = np.empty(n, np.float32)
     at = problem.labels * n + np.arange(n)
     activate, derive = _in_place(problem.activation)
+    update = _update_in_place(problem, parameters, gradients)
 
     def step() -> Array:
         for i in range(depth - 1):
@@ -147,8 +167,7 @@ def plain_numpy(problem: Problem, setting: Setting) -> Contender:
                 d = ds[i + 1].dot(ws[i].T, ds[i])
                 derive(hs[i], ss[i])
                 np.multiply(d, ss[i], d)
-        np.multiply(gradients, rate, scratch)
-        np.subtract(parameters, scratch, parameters)
+        update()
         return picked.dot(means)
 
     return Contender(step, float, lambda: ws + bs)
@@ -180,3 +199,39 @@ def _in_place(activation: str) -> tuple[Callable[[Array], Any], Callable[[Array,
         "tanh": (lambda h: np.tanh(h, h), tanh_derivative),
     }
     return known[activation]
+
+
+def _update_in_place(problem: Problem, parameters: Array, gradients: Array) -> Callable[[], Any]:
+    """The problem's update of these parameters by these gradients, one vector each; it may write over the gradients."""
+    import numpy as np
+
+    velocity, square, scratch = (np.zeros_like(parameters) for _ in range(3))
+    learning_rate, (decay, square_decay) = problem.learning_rate, BETAS
+    rate, momentum, beta1, rest1, beta2, rest2 = (
+        np.array(v, np.float32) for v in (learning_rate, MOMENTUM, decay, 1 - decay, square_decay, 1 - square_decay)
+    )
+    step = 0
+
+    def sgd() -> None:
+        np.subtract(parameters, np.multiply(gradients, rate, gradients), parameters)
+
+    def with_momentum() -> None:
+        np.multiply(velocity, momentum, velocity)
+        np.add(velocity, gradients, velocity)
+        np.subtract(parameters, np.multiply(velocity, rate, scratch), parameters)
+
+    def adam() -> None:
+        nonlocal step
+        step += 1
+        root = (1 - square_decay**step) ** 0.5  # on √v and ε alike, and then on the rate
+        np.multiply(velocity, beta1, velocity)
+        np.add(velocity, np.multiply(gradients, rest1, scratch), velocity)
+        np.multiply(gradients, gradients, gradients)
+        np.multiply(square, beta2, square)
+        np.add(square, np.multiply(gradients, rest2, gradients), square)
+        np.add(np.sqrt(square, scratch), EPSILON * root, scratch)
+        np.divide(velocity, scratch, scratch)
+        np.multiply(scratch, learning_rate * root / (1 - decay**step), scratch)
+        np.subtract(parameters, scratch, parameters)
+
+    return {"sgd": sgd, "momentum": with_momentum, "adam": adam}[problem.optimizer]

@@ -71,15 +71,68 @@ class Racer:
         return answer
 
 
+class Booth:
+    """Where one contender lives, and what it can be asked."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        self.name, self.setting = name, setting
+        self.contender: Contender | None = None
+
+    def answer(self, command: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
+        """The verdict, and what was asked for or why it cannot be had."""
+        try:
+            return "ok", getattr(self, command)(*arguments)
+        except DifferentWorkError as error:
+            return "different", str(error)
+        except Exception as error:  # whatever a peer raises is the report
+            first = next(iter(str(error).splitlines()), "")
+            kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+            told = first if isinstance(error, GpubpError) else f"{kind}: {first}"
+            return "failed", (told, traceback.format_exc())
+
+    def build(self, *cell: Any) -> dict[str, Any]:
+        """Make the contender for this cell, the arguments of `make_problem`, and hold it against the reference."""
+        self.contender = None
+        problem: Problem = make_problem(*cell)
+        contender = BUILDERS[self.name](problem, self.setting)
+        losses = check(contender, problem, self.setting.precision)
+        self.contender = contender
+        versions = versions_of(self.name, BUILDERS[self.name].distributions)
+        return {"losses": losses, "note": contender.note, "versions": versions}
+
+    def calibrate(self, seconds: float) -> float:
+        """Seconds a step, of a contender that is warm."""
+        assert self.contender is not None
+        gc.collect()
+        gc.freeze()  # what the import left behind is not the step's garbage
+        estimate = partial(estimated, self.contender.step, self.contender.wait, seconds)
+        estimate()
+        forget_peak()
+        return estimate()
+
+    def run(self, steps: int) -> float:
+        """Seconds a step, in one turn."""
+        assert self.contender is not None
+        timed(self.contender.step, self.contender.wait, 1 + steps // WARM_UP[self.setting.kind])
+        return timed(self.contender.step, self.contender.wait, steps)
+
+    def memory(self) -> int | None:
+        """The peak of bytes: of the GPU's memory, or of all that this process had of the CPU's."""
+        assert self.contender is not None
+        return resident_peak() if self.setting.kind == "cpu" else self.contender.memory()
+
+
 @contextlib.contextmanager
-def racing(entries: list[tuple[str, Setting]], quiet: bool = False) -> Iterator[list[Racer]]:
+def racing(
+    entries: list[tuple[str, Setting]], quiet: bool = False, booth: type[Booth] = Booth
+) -> Iterator[list[Racer]]:
     """A process for each of these contenders, all with the threads of their settings, until the end of the block."""
     context = multiprocessing.get_context("spawn")
     racers: list[Racer] = []
     try:
         for name, setting in entries:
             here, there = context.Pipe()
-            process = context.Process(target=worker, args=(there, name, setting, quiet), daemon=True)
+            process = context.Process(target=worker, args=(there, name, setting, quiet, booth), daemon=True)
             with _environment(dict.fromkeys(THREAD_VARIABLES, str(setting.threads))):
                 process.start()
             there.close()
@@ -115,7 +168,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def worker(pipe: Connection, name: str, setting: Setting, quiet: bool) -> None:
+def worker(pipe: Connection, name: str, setting: Setting, quiet: bool, booth: type[Booth]) -> None:
     """The life of a contender's process: build a cell, run so many steps when told, and block on the pipe between."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who holds the race
     if quiet:
@@ -127,59 +180,8 @@ def worker(pipe: Connection, name: str, setting: Setting, quiet: bool) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
     if name in ("gpubp", "gemms"):
         import_module("gpubp.api")  # before NumPy
-    booth = Booth(name, setting)
+    home = booth(name, setting)
     pipe.send(("ok", "ready"))
     with contextlib.suppress(EOFError, OSError):  # the one who held the race is gone
         while (request := pipe.recv())[0] != "stop":
-            pipe.send(booth.answer(*request))
-
-
-class Booth:
-    """Where one contender lives."""
-
-    def __init__(self, name: str, setting: Setting) -> None:
-        self.name, self.setting = name, setting
-        self.contender: Contender | None = None
-
-    def answer(self, command: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
-        """The verdict, and what was asked for or why it cannot be had."""
-        try:
-            return "ok", getattr(self, command)(*arguments)
-        except DifferentWorkError as error:
-            return "different", str(error)
-        except Exception as error:  # whatever a peer raises is the report
-            first = next(iter(str(error).splitlines()), "")
-            kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
-            told = first if isinstance(error, GpubpError) else f"{kind}: {first}"
-            return "failed", (told, traceback.format_exc())
-
-    def build(self, sizes: tuple[int, ...], batch: int, activation: str, seed: int) -> dict[str, Any]:
-        """Make the contender for this cell, and hold it against the reference."""
-        self.contender = None
-        problem: Problem = make_problem(sizes, batch, activation, seed)
-        contender = BUILDERS[self.name](problem, self.setting)
-        losses = check(contender, problem, self.setting.precision)
-        self.contender = contender
-        versions = versions_of(self.name, BUILDERS[self.name].distributions)
-        return {"losses": losses, "note": contender.note, "versions": versions}
-
-    def calibrate(self, seconds: float) -> float:
-        """Seconds a step, of a contender that is warm."""
-        assert self.contender is not None
-        gc.collect()
-        gc.freeze()  # what the import left behind is not the step's garbage
-        estimate = partial(estimated, self.contender.step, self.contender.wait, seconds)
-        estimate()
-        forget_peak()
-        return estimate()
-
-    def run(self, steps: int) -> float:
-        """Seconds a step, in one turn."""
-        assert self.contender is not None
-        timed(self.contender.step, self.contender.wait, 1 + steps // WARM_UP[self.setting.kind])
-        return timed(self.contender.step, self.contender.wait, steps)
-
-    def memory(self) -> int | None:
-        """The peak of bytes: of the GPU's memory, or of all that this process had of the CPU's."""
-        assert self.contender is not None
-        return resident_peak() if self.setting.kind == "cpu" else self.contender.memory()
+            pipe.send(home.answer(*request))
