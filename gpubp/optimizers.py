@@ -118,7 +118,7 @@ class Optimizer(Component):
         """One step with the gradients in the arena."""
         rate = self.begin(backend, arena, learning_rate)
         numbers = (self.weight_decay, 1 - rate * self.weight_decay, *self.numbers(rate))
-        kind = self.kernel, self.weight_decay > 0
+        kind = (self.kernel, self.weight_decay > 0, *map(id, self.state.values()))
         if kind not in self._plays:
             self._plays[kind] = backend.capture(partial(self._step, backend, arena), *numbers)
         if play := self._plays[kind]:
@@ -165,11 +165,21 @@ class SGD(Optimizer):
         self, learning_rate: float = 0.1, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
         super().__init__(learning_rate, weight_decay)
-        self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), nesterov
+        self._momentum, self.nesterov = number("momentum", momentum, least=0, below=1), nesterov
         if nesterov and not momentum:
             raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
         self.state_names = ("v",) if momentum else ()
         self.kernel = sgd_nesterov if nesterov else sgd_momentum if momentum else sgd
+
+    @property
+    def momentum(self) -> float:
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: float) -> None:
+        if bool(value) != bool(self._momentum):
+            raise DataError(f"momentum={value!r} cannot take the place of {self._momentum!r}: make a new SGD")
+        self._momentum = number("momentum", value, least=0, below=1)
 
     @property
     def is_plain(self) -> bool:

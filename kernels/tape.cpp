@@ -1,7 +1,7 @@
 // A tape: kernels and matrix products in the order in which they were recorded, played by a pool of threads.
 //
-// Every operation is cut into parts, by its shape alone; the threads take parts until none is left, and the next operation begins when
-// all are done. A thread that waits spins for a while and then sleeps. Products are parts too, each a product that OpenBLAS computes on
+// Every operation was cut into parts when it was recorded; the threads take parts until none is left, and the next operation begins
+// when all are done. A thread that waits spins for a while and then sleeps. Products are parts too, each a product that OpenBLAS computes on
 // the thread that asks: its own threads stay asleep, so that two pools do not fight for the cores.
 #include <pthread.h>
 #include <sched.h>
@@ -32,9 +32,8 @@ struct Operation {
 
 constexpr int MOST_THREADS = 256;
 constexpr long SPIN = 200000;    // nanoseconds: longer than the Python between two steps of a training
-constexpr long LATE = 1000000;  // that all are waited for: more than waking takes, less than a turn of the system's scheduler
-constexpr int MOST_LATE = 3;    // in a WHILE, and the player goes on alone for so long, twice as long each time in a row
-constexpr long WHILE = 100000000, LONGEST = 16 * WHILE;
+constexpr long WINDOW = 20000000;  // of playing, after which it is asked whether more than one thread paid
+constexpr long ALONE = 5000000, MOST_ALONE = 256 * ALONE;  // for how long it is then done without, twice as long each time in a row
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -56,12 +55,13 @@ struct Ticket {
 
 struct Pool {
   std::mutex in_use;
-  int threads = 1, allowed = 1;  // with the one that plays the tape
-  int late = 0;
-  long late_since = 0, alone = WHILE, alone_until = 0;
+  int threads = 1;  // with the one that plays the tape
+  std::atomic<int> allowed{1};
+  long worked = 0, waited = 0, alone = ALONE, alone_until = 0;
   alignas(64) std::atomic<Ticket> ticket{Ticket{0, 0, 0}};
   std::atomic<const Operation*> operation{nullptr};
   alignas(64) std::atomic<int> done{0};
+  std::atomic<int> player_core{-1};
   alignas(64) std::atomic<int> asleep{0};
   pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t woken = PTHREAD_COND_INITIALIZER;
@@ -89,6 +89,9 @@ struct Pool {
       pthread_cond_broadcast(&woken);
       pthread_mutex_unlock(&mutex);
     }
+#if defined(__linux__)
+    player_core.store(sched_getcpu());
+#endif
     const long begun = now();
     take_parts(generation);
     const long own = now();
@@ -96,16 +99,30 @@ struct Pool {
     judge(own - begun, now() - own);
   }
 
+  // The system may wake a thread on the very core where the player spins, and take its time to see that another is idle.
+  void leave_the_player_alone() const {
+#if defined(__linux__)
+    const int core = player_core.load();
+    if (sched_getcpu() != core) return;
+    cpu_set_t all, others;
+    if (sched_getaffinity(0, sizeof all, &all)) return;
+    others = all;
+    CPU_CLR(core, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
+#endif
+  }
+
   // Others may want the cores: a thread that the system has set aside in the middle of a part keeps everyone waiting for
-  // milliseconds, and one thread finishes sooner than two.
-  void judge(long worked, long waited) {
-    if (waited < worked + LATE) return;
-    const long time = now();
-    if (time > late_since + WHILE) late = 0, late_since = time;
-    if (++late < MOST_LATE) return;
-    alone = time < alone_until + 2 * WHILE ? smaller(2 * alone, LONGEST) : WHILE;
-    alone_until = time + alone;
-    late = 0;
+  // milliseconds. Alone the player would have worked `allowed` times as long, and waited for nobody.
+  void judge(long working, long waiting) {
+    worked += working, waited += waiting;
+    if (worked + waited < WINDOW) return;
+    if (waited > (allowed - 1) * worked) {
+      const long time = now();
+      alone = time < alone_until + 4 * WINDOW ? smaller(2 * alone, MOST_ALONE) : ALONE;
+      alone_until = time + alone;
+    }
+    worked = waited = 0;
   }
 
   unsigned awaited(unsigned seen) {
@@ -144,7 +161,9 @@ void* Pool::work(void* number) {
   const Size mine = reinterpret_cast<Size>(number);
   for (unsigned seen = 0;;) {
     seen = pool->awaited(seen);
-    if (mine < pool->allowed) pool->take_parts(seen);
+    if (mine >= pool->allowed) continue;
+    pool->leave_the_player_alone();
+    pool->take_parts(seen);
   }
 }
 
@@ -198,6 +217,10 @@ void in_the_child() {
   new (memory) Pool;
 }
 
+static_assert(sizeof(void*) == 8 && sizeof(Operation) == 48, "Python passes operations as rows of six 64-bit integers");
+
+template <typename Int, typename T>
+using Gemv = void (*)(int, int, Int, Int, T, const T*, Int, const T*, Int, T, T*, Int);
 template <typename Int, typename T>
 using Gemm = void (*)(int, int, int, Int, Int, Int, T, const T*, Int, const T*, Int, T, T*, Int);
 
@@ -217,18 +240,37 @@ void product(const Word* words, Size, Size, Size, Size part) {
   const Size top = i ? edge(m, down, i) : 0, bottom = i + 1 < down ? edge(m, down, i + 1) : m;
   const Size left = j ? edge(n, across, j) : 0, right = j + 1 < across ? edge(n, across, j + 1) : n;
   if (top >= bottom || left >= right) return;
-  const Size a_step = a_flipped ? m : k, b_step = b_flipped ? k : n;
-  gemm(101, a_flipped ? 112 : 111, b_flipped ? 112 : 111, bottom - top, right - left, k, alpha, a + (a_flipped ? top : top * a_step),
-       a_step, b + (b_flipped ? left * b_step : left), b_step, beta, out + top * n + left, n);
+  const Size a_step = a_flipped ? m : k, b_step = b_flipped ? k : n, height = bottom - top, width = right - left;
+  a += a_flipped ? top : top * a_step;
+  b += b_flipped ? left * b_step : left;
+  out += top * n + left;
+  const auto gemv = reinterpret_cast<Gemv<Int, T>>(words[13].at);  // of a vector: up to five times as fast
+  if (n == 1 && a_flipped)
+    gemv(101, 112, k, height, alpha, a, a_step, b, 1, beta, out, 1);
+  else if (n == 1)
+    gemv(101, 111, height, k, alpha, a, a_step, b, 1, beta, out, 1);
+  else if (m == 1 && b_flipped)
+    gemv(101, 111, width, k, alpha, b, b_step, a, 1, beta, out, 1);
+  else if (m == 1)
+    gemv(101, 112, k, width, alpha, b, b_step, a, 1, beta, out, 1);
+  else
+    gemm(101, a_flipped ? 112 : 111, b_flipped ? 112 : 111, height, width, k, alpha, a, a_step, b, b_step, beta, out, n);
 }
 
 // -- operations that have no device function --------------------------------------------------------------------------------------
+
+template <typename T>
+void gather_each(const void* from, const Size* numbers, void* out, Size top, Size bottom) {
+  for (Size i = top; i < bottom; ++i) static_cast<T*>(out)[i] = static_cast<const T*>(from)[numbers[i]];
+}
 
 // out[i] = from[numbers[i]], rows of so many bytes.
 void gather(const Word* words, Size top, Size bottom, Size bytes, Size) {
   const auto* from = static_cast<const char*>(words[0].at);
   const auto* numbers = static_cast<const Size*>(words[1].at);
   auto* out = static_cast<char*>(words[2].at);
+  if (bytes == 4) return gather_each<int>(from, numbers, out, top, bottom);
+  if (bytes == 8) return gather_each<Size>(from, numbers, out, top, bottom);
   for (Size i = top; i < bottom; ++i) memcpy(out + i * bytes, from + numbers[i] * bytes, bytes);
 }
 

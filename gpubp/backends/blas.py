@@ -22,6 +22,7 @@ class Blas:
     name: str  # with its version and the processor that it chose its products for: "openblas 0.3.31.188.0 SkylakeX"
     wide: bool  # whether its integers have 64 bits
     sgemm: int
+    sgemv: int
     dgemm: int
     get_threads: int
     set_threads: int
@@ -90,6 +91,7 @@ def _described(functions: _Functions) -> Blas:
         name=f"openblas {build[1]} {core}",
         wide="USE64BITINT" in build,
         sgemm=functions.address("cblas_sgemm"),
+        sgemv=functions.address("cblas_sgemv"),
         dgemm=functions.address("cblas_dgemm"),
         get_threads=functions.address("openblas_get_num_threads"),
         set_threads=functions.address("openblas_set_num_threads"),

@@ -15,12 +15,20 @@ from gpubp.whole import write_whole
 def folder() -> Path:
     """Where they are: $GPUBP_CACHE, else gpubp/ in the user's cache folder."""
     if given := os.environ.get("GPUBP_CACHE"):
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "gpubp"
+        return Path(os.environ.get("LOCALAPPDATA") or home() / "AppData/Local") / "gpubp"
     if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/gpubp"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpubp"
+        return home() / "Library/Caches/gpubp"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "gpubp"
+
+
+def home() -> Path:
+    """The user's folder; of one who has none, as in some containers, a place where no file can be."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 class Kept:
@@ -48,7 +56,12 @@ class Kept:
                     stacklevel=2,
                 )
                 self._temporary = Path(tempfile.mkdtemp(prefix="gpubp-"))
-                weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+                weakref.finalize(self, _removed, self._temporary, os.getpid())
         path = self._temporary / name
         path.write_bytes(content)
         return path
+
+
+def _removed(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # and not a child of fork, which ends before it
+        shutil.rmtree(folder, ignore_errors=True)

@@ -18,10 +18,11 @@ from gpubp.kernel import Array, Kernel
 
 LEAST_PART = 8192  # elements of a kernel that are worth a thread
 LEAST_PART_FLOPS = 500_000  # of a product
+NARROW = 256  # elements of rows that are taken together
 BLOCK_ROWS = 64  # the fewest rows whose column sums are a part
 MOST_BLOCKS = 64  # of column sums
 ZERO, ONE = np.float32(0), np.float32(1)
-MOST_PLAYERS = 256  # of single operations: each is a few kilobytes
+MOST_PLAYERS = 1024  # of single operations: each is a few kilobytes
 CHUNK = 65536  # elements of a total that are a part
 
 
@@ -52,6 +53,9 @@ class NativeBackend(NumpyBackend):
 
     def _do(self, record: Callable[..., None], reference: Callable[..., None], *args: Any) -> None:
         """Put an operation on the tape that is recorded; else play the one kept for arguments of such shapes."""
+        if self._recorded is None and any(isinstance(arg, np.ndarray) and arg.dtype.char == "d" for arg in args):
+            reference(self, *args)
+            return
         if self._recorded is not None:
             try:
                 record(self._recorded, *args)
@@ -65,6 +69,12 @@ class NativeBackend(NumpyBackend):
             self._players[kind] = self.capture(partial(self._do, record, reference), *args)
         if player := self._players[kind]:
             player(*args)
+
+    def copy(self, source: Array, out: Array) -> None:
+        if self._recorded is None:
+            super().copy(source, out)
+        else:
+            self._recorded.call(NumpyBackend.copy, self, source, out)
 
     def run(self, kernel: Kernel, *args: Any) -> None:
         self._do(self._kernel, NumpyBackend.run, kernel, *args)
@@ -111,7 +121,17 @@ class NativeBackend(NumpyBackend):
         else:
             if not any(kind.startswith(("Row", "Column")) for kind, _ in parameters):
                 rows, width = like.size, 1
+            elif (abreast := side_by_side(rows, width, parameters)) > 1:
+                for i, (kind, _) in enumerate(parameters):
+                    words[i] = self._repeated(tape, words[i], abreast) if kind.startswith("Row") else words[i]
+                rows, width = rows // abreast, width * abreast
             self._add(tape, native_kernel("elementwise", kernel, parameters), words, rows, width)
+
+    def _repeated(self, tape: Tape, row: Array, times: int) -> Array:
+        """A row beside itself, as often."""
+        out, first = self.empty((times, row.size), row.dtype), np.zeros(times, np.int64)
+        tape.add(GATHER, [row, first, out], times, row.nbytes, times, False)
+        return out
 
     def _bound(self, kernel: Kernel, args: tuple[Any, ...], like: Array) -> tuple[list[tuple[str, str]], list[Any]]:
         if like.dtype != np.float32:
@@ -153,13 +173,15 @@ class NativeBackend(NumpyBackend):
         else:
             parameters, words = [(typed("In", last, last), "a")], [last]
         rows, width = last.shape
+        abreast = side_by_side(rows, width, parameters)
+        rows, width = rows // abreast, width * abreast
         grain = max(BLOCK_ROWS, -(-rows // MOST_BLOCKS))
         parts = -(-rows // grain)
-        out = sums if parts == 1 else self._room(parts * width)
+        out = sums if parts * abreast == 1 else self._room(parts * width)
         shared = last.size >= 2 * LEAST_PART
         tape.add(native_kernel("columns", kernel, parameters), [out, *words], rows, width, grain, shared)
-        if parts > 1:
-            tape.add(ADD_ROWS, [out, sums, parts], 1, width, 1, False)
+        if out is not sums:
+            tape.add(ADD_ROWS, [out, sums, parts * abreast], 1, width // abreast, 1, False)
 
     def _room(self, size: int) -> Array:
         """Memory for partial sums; a tape holds on to what it had when a larger one takes its place."""
@@ -180,17 +202,17 @@ class NativeBackend(NumpyBackend):
         contiguous(*(each.T if flip else each for each, flip in zip((a, b), flipped, strict=True)))
         (m, k), n = a.shape, b.shape[1]
         down, across = grid(m, n, min(self._engine.threads, max(1, 2 * m * n * k // LEAST_PART_FLOPS)))
-        words = [blas.sgemm, a, b, out, alpha, beta, *flipped, m, n, k, down, across]
+        words = [blas.sgemm, a, b, out, alpha, beta, *flipped, m, n, k, down, across, blas.sgemv]
         tape.add(WIDE_PRODUCT if blas.wide else PRODUCT, words, down * across, 1, 1, True)
 
     def _gather(self, tape: Tape, a: Array, rows: Array, out: Array) -> None:
         contiguous(a, rows, out)
-        if not out.size:
+        if not out.size or rows.dtype != np.int64 or a.dtype != out.dtype:
             raise UnsuitableError
         self._add(tape, GATHER, [a, rows, out], len(out), out.nbytes // len(out))
 
     def _one_hot(self, tape: Tape, labels: Array, out: Array) -> None:
-        if out.dtype != np.float32 or not out.size:
+        if out.dtype != np.float32 or not out.size or labels.dtype != np.int64:
             raise UnsuitableError
         contiguous(labels, out)
         self._add(tape, ONE_HOT, [labels, out], *out.shape)
@@ -223,6 +245,13 @@ def _descend(backend: NumpyBackend, a: Array, b: Array, step: Any, out: Array) -
 def native_kernel(template: str, kernel: Kernel | None, parameters: list[tuple[str, str]]) -> NativeKernel:
     name, source = (kernel.name, kernel.source) if kernel else (None, None)
     return NativeKernel(template, name, source, TYPES["f"], tuple(parameters))
+
+
+def side_by_side(rows: int, width: int, parameters: list[tuple[str, str]]) -> int:
+    """How many rows are taken as one: narrow ones leave most of a vector's lanes without work."""
+    if any(kind.startswith("Column") for kind, _ in parameters):
+        return 1
+    return next((count for count in (32, 16) if width * count <= NARROW and rows % count == 0), 1)
 
 
 def grid(m: int, n: int, threads: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ What differs from one time to the next, arrays and numbers, are the tape's slots
 
 import ctypes
 import functools
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,12 +31,14 @@ class Engine:
     """Compiled kernels and the threads that play tapes: one for the process. DeviceError where it cannot be had."""
 
     def __init__(self) -> None:
+        if sys.implementation.name != "cpython" or sys.maxsize < 2**32:
+            raise DeviceError("native kernels need CPython on a 64-bit system")
         probe = np.empty(1)
         if pointer_of(probe) != probe.ctypes.data:
             raise DeviceError("this NumPy's arrays are not laid out as native kernels expect")
         self.compiler = Compiler()
         self.blas = blas()
-        self.threads = cores()
+        self.threads = min(cores(), self.blas.threads()) if self.blas else cores()
         text = (SOURCES / "tape.cpp").read_text(encoding="utf-8")
         self._library = self.compiler.library("gpubp_tape", text)
         self._addresses: dict[NativeKernel, int] = {}
@@ -51,9 +54,8 @@ class Engine:
         )
 
     def describe(self) -> str:
-        threads = min(self.threads, self.blas.threads()) if self.blas else self.threads
         products = "" if self.blas else f"; NumPy's products: {why_not()}"
-        return f"native kernels ({self.compiler.name}), {threads} thread{'s' * (threads != 1)}{products}"
+        return f"native kernels ({self.compiler.name}), {self.threads} thread{'s' * (self.threads != 1)}{products}"
 
     def addresses(self, operations: list[NativeKernel | int]) -> list[int]:
         """Where the code of each is; what has not been compiled is, several at a time."""
