@@ -22,6 +22,7 @@ from gpubp.optimizers import Optimizer, clip_by_norm, sgd
 from gpubp.structure import Structure
 
 Keys = Sequence[Any]  # of this step's dropout masks, one a layer; none where nothing is trained
+MOST_BATCHES = 64  # sizes whose buffers' views and tapes are kept: up to some 30 KiB each
 CHUNK_BYTES = 64 << 20  # how much of activations a prediction over many rows holds at once
 
 
@@ -83,9 +84,12 @@ class Network:
     def draw(self) -> None:
         """Draw the weights from the seed; biases are 0."""
         for layer, params in enumerate(self.parameters):
-            initializer, mask = self.structure.initializer_of(layer), self.structure.masks[layer]
-            drawn = initializer.draw(np.random.default_rng([self.seed, 0, layer]), *params.weight.shape)
-            params.weight[...] = self.backend.asarray(drawn if mask is None else drawn * mask, self.dtype)
+            params.weight[...] = self.backend.asarray(self._drawn(layer), self.dtype)
+
+    def _drawn(self, layer: int) -> Any:
+        mask, shape = self.structure.masks[layer], self.parameters[layer].weight.shape
+        drawn = self.structure.initializer_of(layer).draw(np.random.default_rng([self.seed, 0, layer]), *shape)
+        return drawn if mask is None else drawn * mask
 
     def batch(self, rows: int, training: bool) -> Batch:
         """The buffers for this many rows, as views kept from one call to the next."""
@@ -93,8 +97,10 @@ class Network:
         if batch is None:
             generation = self._workspace.generation
             batch = self._cut_or_explain(rows, training)
-            if self._workspace.generation != generation or len(self._batches) >= 16:
-                self._batches.clear()  # a buffer moved, or more sizes came by than are worth keeping
+            if self._workspace.generation != generation:
+                self._batches.clear()  # a buffer moved
+            elif len(self._batches) >= MOST_BATCHES:
+                self._batches.pop(next(iter(self._batches)))
             self._batches[rows, training] = batch
         return batch
 

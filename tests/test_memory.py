@@ -133,18 +133,19 @@ def test_the_last_short_batch_costs_nothing() -> None:
     assert growth(epoch, 20) < LIMIT
 
 
+@pytest.mark.check
 def test_batches_of_ever_new_sizes_keep_little() -> None:
     net = gpubp.MLP([4, 5, 3], device="cpu", seed=0)
-    x, y = sample(1500, "float32", 4, 3)
+    x, y = sample(3000, "float32", 4, 3)
     optimizer = gpubp.SGD(0.1)
     net.train_step(x, y, optimizer)
     gc.collect()
     tracemalloc.start()
     try:
-        for rows in range(1, 1500):
+        for rows in range(1, 3000):
             net.train_step(x[:rows], y[:rows], optimizer)
-        # 1.1 MB where every size's views are kept; the tuples that Python itself sets aside for later are in it
-        assert tracemalloc.get_traced_memory()[0] < 700_000
+        # 2.2 MB where every size's views are kept, 30 with their tapes; of 64 sizes it is 1 MB at most
+        assert tracemalloc.get_traced_memory()[0] < 1_600_000
     finally:
         tracemalloc.stop()
 

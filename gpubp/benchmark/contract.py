@@ -72,7 +72,7 @@ def tolerances(activation: str, optimizer: str, precision: str = "float32") -> t
     Adam's first moves are the learning rate times little more than the gradient's sign. A gradient near 0 that rounding
     turns over is rare enough: in NumPy, with sigmoids, float32 took 1e-4 of the way. But a ReLU unit that one row alone
     switches on moves with its whole column or not at all, according to the side of 0 on which rounding puts that row:
-    of 180 draws this took more than 1 % of the way in ten, and 18 % with 3e-3 of the loss in one. So ReLU under Adam
+    of 180 draws this took more than 1 % of the way in a few, and 18 % with 3e-3 of the loss in one. So ReLU under Adam
     has what TF32 has, which no bias correction, a rate a tenth too large and one row of 256 left out are all beyond.
     """
     return TOLERANCES["tf32" if (activation, optimizer) == ("relu", "adam") else precision]

@@ -113,11 +113,11 @@ class Targets:
             return (outputs >= 0.5).astype(np.int64)
         if self.task == "binary":
             decided = (outputs[:, 0] >= 0.5).astype(np.int64)
-            confidence = np.maximum(outputs[:, 0], 1 - outputs[:, 0])
         else:
-            decided = outputs.argmax(axis=1).astype(np.int64)
-            confidence = outputs.max(axis=1)
+            decided = outputs.argmax(axis=1).astype(np.int64, copy=False)
         if reject_below is not None:
+            binary = self.task == "binary"
+            confidence = np.maximum(outputs[:, 0], 1 - outputs[:, 0]) if binary else outputs.max(axis=1)
             decided[confidence < reject_below] = -1
         return decided
 
