@@ -206,8 +206,8 @@ class Network:
 
     def _play(self, kind: Any, batch: Batch, step: Callable[..., None], *slots: Any) -> None:
         """step(batch, *slots), captured when this kind of it, with these settings, is first asked for."""
-        loss, settings = self.loss, [dense.activation.parameters for dense in self.layers]
-        kind = (kind, loss.reduction, loss.parameters, *settings)
+        loss, settings = self.loss, [tuple(dense.activation.parameters) for dense in self.layers]
+        kind = (kind, loss.reduction, tuple(loss.parameters), *settings)
         if kind not in batch.plays:
             if len(batch.plays) >= 16:  # a setting that changes with every step must not fill the memory
                 batch.plays.clear()

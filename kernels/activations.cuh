@@ -17,9 +17,13 @@ __device__ inline void sigmoid_delta(T dy, T y, T& dz) {
   dz = dy * ((T(1) - y) * y);
 }
 
-// The sigmoid by the hardware's exp and division, which there are in float32 only. CUDA's manual allows this exp an
-// error of 2 + 1.2 |z| units in the last place.
+// The sigmoid by CUDA's exp and division in hardware, which there are in float32 only; its manual allows this exp an error
+// of 2 + 1.2 |z| units in the last place.
+#ifdef __CUDACC__
 __device__ inline float fast_sigmoid(float z) { return __fdividef(1.0f, 1.0f + __expf(-z)); }
+#else
+inline float fast_sigmoid(float z) { return sigmoid(z); }
+#endif
 __device__ inline double fast_sigmoid(double z) { return sigmoid(z); }
 
 template <typename T>
@@ -29,7 +33,7 @@ __device__ inline void bias_fast_sigmoid(T z, T b, T& y) {
 
 template <typename T>
 __device__ inline void bias_tanh(T z, T b, T& y) {
-  y = tanh(z + b);
+  y = exact_tanh(z + b);
 }
 
 template <typename T>
@@ -61,7 +65,7 @@ __device__ inline void leaky_relu_delta(T dy, T y, T slope, T& dz) {
 template <typename T>
 __device__ inline void bias_elu(T z, T b, T scale, T alpha, T& y) {
   z = z + b;
-  y = scale * (z > T(0) ? z : alpha * expm1(z));
+  y = scale * (z > T(0) ? z : alpha * exact_expm1(z));
 }
 
 template <typename T>
@@ -77,7 +81,7 @@ __device__ inline void bias_softplus(T z, T b, T& y) {
 
 template <typename T>
 __device__ inline void softplus_delta(T dy, T y, T& dz) {
-  dz = dy * -expm1(-y);  // the sigmoid of z is 1 - e^-y
+  dz = dy * -exact_expm1(-y);  // the sigmoid of z is 1 - e^-y
 }
 
 template <typename T>
@@ -115,7 +119,7 @@ __device__ inline void gelu_delta(T dy, T z, T& dz) {
 
 template <typename T>
 __device__ inline void bias_exp(T z, T b, T& y) {
-  y = exp(z + b);
+  y = exact_exp(z + b);
 }
 
 template <typename T>
@@ -126,24 +130,18 @@ __device__ inline void exp_delta(T dy, T y, T& dz) {
 // The largest of z + b in a row.
 template <typename T, typename Team>
 __device__ inline T largest_logit(Team team, const T* z, const T* b) {
-  T most = -infinity<T>();
-  for (Size j = team.lane; j < team.width; j += Team::lanes) most = larger(most, z[j] + b[j]);
-  return team.max(most);
+  return row_max(team, [&](Size j) { return z[j] + b[j]; });
 }
 
 template <typename T, typename Team>
 __device__ inline void bias_softmax(Team team, const T* z, const T* b, T* y) {
   const T most = largest_logit(team, z, b);
-  T sum = T(0);
-  for (Size j = team.lane; j < team.width; j += Team::lanes) sum += exp(z[j] + b[j] - most);
-  sum = team.sum(sum);
-  for (Size j = team.lane; j < team.width; j += Team::lanes) y[j] = exp(z[j] + b[j] - most) / sum;
+  const T sum = row_sum(team, [&](Size j) { return y[j] = exact_exp(z[j] + b[j] - most); });
+  each_column(team, [&](Size j) { y[j] = y[j] / sum; });
 }
 
 template <typename T, typename Team>
 __device__ inline void softmax_delta(Team team, const T* dy, const T* y, T* dz) {
-  T sum = T(0);
-  for (Size j = team.lane; j < team.width; j += Team::lanes) sum += dy[j] * y[j];
-  sum = team.sum(sum);
-  for (Size j = team.lane; j < team.width; j += Team::lanes) dz[j] = y[j] * (dy[j] - sum);
+  const T sum = row_sum(team, [&](Size j) { return dy[j] * y[j]; });
+  each_column(team, [&](Size j) { dz[j] = y[j] * (dy[j] - sum); });
 }

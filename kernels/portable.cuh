@@ -2,8 +2,8 @@
 //
 // Conventions of the device functions, each named as its kernel in gpubp/ is:
 //   elementwise  f(T read, T& written, ...), one element, in the order of the kernel's arguments;
-//   rowwise      f(Team team, const T* row, T value, T* row_written, T& value_written, ...): the lanes of a team share a row,
-//                each takes the columns team.lane, team.lane + Team::lanes, ..., and all get team.sum() and team.max();
+//   rowwise      f(Team team, const T* row, T value, T* row_written, T& value_written, ...): the lanes of a team share a row, by
+//                each_column, row_sum and row_max, which give each column to one lane, in every pass the same;
 //   reduction    f(T read, ..., T& total), which adds one element to a running total.
 // A written element may be the memory of a read one. Literals are T(1): a bare 1.0 would turn a float kernel into a double one.
 #pragma once
@@ -19,8 +19,6 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline float __expf(float x) { return expf(x); }
-inline float __fdividef(float a, float b) { return a / b; }
 inline float __uint_as_float(unsigned bits) {
   float value;
   memcpy(&value, &bits, sizeof value);
@@ -38,12 +36,14 @@ using Size = long long;
 // The larger and the smaller of two, NaN if either is one, as NumPy's; fmax would drop the NaN and hide a divergence.
 template <typename T>
 __device__ inline T larger(T a, T b) {
-  return a > b || a != a ? a : b;
+  const T most = a > b ? a : b;  // in two steps, which every compiler turns into selects
+  return a != a ? a : most;
 }
 
 template <typename T>
 __device__ inline T smaller(T a, T b) {
-  return a < b || a != a ? a : b;
+  const T least = a < b ? a : b;
+  return a != a ? a : least;
 }
 
 // The smallest normal number.
@@ -65,8 +65,50 @@ __device__ inline T by_sign(T x, T above, T below) {
   return x > T(0) ? above : x < T(0) ? below : x;
 }
 
-// log(1 + e^-|x|); the minus keeps the exponential from overflowing.
-template <typename T>
-__device__ inline T log_one_plus_exp(T x) {
-  return log1p(exp(-fabs(x)));
+// What function(j) gives for each column j of this lane, combined. On a CPU sixteen results are kept at first, so that
+// sixteen columns can be computed side by side; which one that is depends on the width alone.
+template <typename T, typename Team, typename Function, typename Combine>
+__device__ inline T combined_columns(Team team, T start, Function function, Combine combine) {
+  T result = start;
+  Size j = team.lane;
+#ifndef __CUDACC__
+  constexpr int kept = 16;
+  if (team.width >= kept * Team::lanes) {
+    T results[kept];
+    for (int k = 0; k < kept; ++k) results[k] = start;
+    for (; j + (kept - 1) * Team::lanes < team.width; j += kept * Team::lanes)
+#pragma GCC ivdep
+      for (int k = 0; k < kept; ++k) results[k] = combine(results[k], function(j + k * Team::lanes));
+#pragma GCC unroll 4
+    for (int apart = kept / 2; apart > 0; apart /= 2)
+#pragma GCC unroll 8
+      for (int k = 0; k < apart; ++k) results[k] = combine(results[k], results[k + apart]);
+    result = results[0];
+  }
+#pragma GCC ivdep
+#endif
+  for (; j < team.width; j += Team::lanes) result = combine(result, function(j));
+  return result;
+}
+
+// The sum of function(j) over a row's columns j, and the largest. In another column nothing may depend on what it writes.
+// The largest may miss a NaN; what is made of that element shows it.
+template <typename Team, typename Function>
+__device__ inline auto row_sum(Team team, Function function) {
+  using T = decltype(function(Size()));
+  return team.sum(combined_columns(team, T(0), function, [](T a, T b) { return a + b; }));
+}
+
+template <typename Team, typename Function>
+__device__ inline auto row_max(Team team, Function function) {
+  using T = decltype(function(Size()));
+  return team.max(combined_columns(team, -infinity<T>(), function, [](T a, T b) { return b > a ? b : a; }));
+}
+
+template <typename Team, typename Function>
+__device__ inline void each_column(Team team, Function function) {
+#ifndef __CUDACC__
+#pragma GCC ivdep
+#endif
+  for (Size j = team.lane; j < team.width; j += Team::lanes) function(j);
 }

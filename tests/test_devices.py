@@ -16,12 +16,14 @@ import gpubp
 from gpubp import parity
 from gpubp.backends import detection
 from gpubp.backends.numpy import NumpyBackend
+from gpubp.cli import device_check
 from gpubp.kernel import KERNELS, Kernel
 from gpubp.parity import Result
 
 CPU = {
     **{"device": "cpu", "available": "yes", "name": "A Processor", "cores": 4, "memory": 8 << 30},
-    **{"library": "NumPy 2.4.6", "blas": "scipy-openblas 0.3.31", "blas_threads": 4},
+    **{"library": "NumPy 2.4.6", "blas": "openblas 0.3.31 Haswell", "blas_threads": 4},
+    "kernels": "native kernels (g++), 4 threads",
 }
 GPU = {
     **{"device": "cuda:0", "available": "yes", "name": "A Card", "compute_capability": "9.0"},
@@ -41,8 +43,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         found.name = {"auto": "cuda:0", "cuda": "cuda:0"}.get(device, device)
         return found
 
+    monkeypatch.setattr(device_check, "get_backend", backend)
     monkeypatch.setattr(gpubp, "get_backend", backend, raising=False)
-    monkeypatch.setattr("gpubp.cli.device_check.get_backend", backend)
 
 
 @pytest.fixture
@@ -50,19 +52,32 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few kernels, small arrays and no measured GB/s."""
     monkeypatch.setattr(parity, "SHAPES", [(33, 31)])
     monkeypatch.setattr(parity, "OWN", [KERNELS["bias_sigmoid"], KERNELS["sigmoid_delta"]])
-    monkeypatch.setattr("gpubp.cli.device_check.TIMED_ROWS", {"cpu": 0, "cuda": 0})
+    monkeypatch.setattr(device_check, "TIMED_ROWS", {"cpu": 0, "cuda": 0})
 
 
 def test_a_machine_with_gpus(machine: None) -> None:
     assert gpubp_("devices").stdout.splitlines() == [
         "cpu      A Processor, 4 cores, 8.0 GiB of memory",
-        "         NumPy 2.4.6, scipy-openblas 0.3.31 on 4 threads",
+        "         NumPy 2.4.6, openblas 0.3.31 Haswell on 4 threads",
+        "         native kernels (g++), 4 threads",
         "cuda:0   A Card, compute capability 9.0, 15.0 of 16.0 GiB free",
         "         CuPy 14.2.0, CUDA 13.2, NVRTC 13.1, driver for CUDA 13.0",
         "cuda:1   not available",
         "         NVRTC was not found",
         "         pip install 'cupy-cuda13x[ctk]'",
     ]
+
+
+def test_why_kernels_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the remedy on a line of its own."""
+    row = {**CPU, "kernels": "NumPy's kernels: no C++ compiler is on the PATH; install g++"}
+    monkeypatch.setattr(gpubp, "devices", lambda: [row, BROKEN], raising=False)
+    lines = gpubp_("devices").stdout.splitlines()
+    assert [line.strip() for line in lines[2:4]] == [
+        "NumPy's kernels: no C++ compiler is on the PATH",
+        "install g++",
+    ]
+    assert lines[4].startswith("cuda:1")
 
 
 def test_this_machine() -> None:
@@ -77,8 +92,9 @@ def test_this_machine() -> None:
 
 def test_a_remedy_is_on_a_line_of_its_own_however_narrow_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection, "why_not", lambda index: "CuPy is not installed; pip install 'cupy-cuda13x[ctk]'")
+    monkeypatch.setenv("GPUBP_NATIVE", "0")
     lines = gpubp_("devices", COLUMNS="30").stdout.splitlines()
-    assert [line.strip() for line in lines[3:]] == ["CuPy is not installed", "pip install 'cupy-cuda13x[ctk]'"]
+    assert [line.strip() for line in lines[4:]] == ["CuPy is not installed", "pip install 'cupy-cuda13x[ctk]'"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")
@@ -102,20 +118,25 @@ def test_the_exit_code_says_whether_a_device_can_be_used(monkeypatch: pytest.Mon
 
 def test_what_a_bug_report_says(machine: None, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "kernel.cubin").write_bytes(b"code")
+    for name in ("kernel.cubin", "one.so", "another.so"):
+        (tmp_path / "cache" / name).write_bytes(b"code")
     variables = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "GPUBP_CACHE": str(tmp_path / "cache")}
-    variables |= {"CUDA_VISIBLE_DEVICES": "0,1", "CUPY_TF32": "1", "SECRET": "hush", "GPUBP_COMMAND": "gpubp"}
+    variables |= {"CUDA_VISIBLE_DEVICES": "0,1", "CUPY_TF32": "1", "CXX": "nowhere"}
+    variables |= {"SECRET": "hush", "GPUBP_COMMAND": "gpubp"}
     text = gpubp_("devices", "--report", **variables).stdout
     lines = text.splitlines()
     assert all(line.startswith("- ") for line in lines)
     assert lines[0].startswith(f"- gpubp {gpubp.__version__}, Python 3.")
     assert re.fullmatch(r"- (no CuPy: .+|CuPy [\d.]+, driver \S+, runtime \S+, nvrtc \S+)", lines[1])
-    assert lines[2] == f"- cpu: {'A Processor, 4 cores, 8.0 GiB of memory'}; NumPy 2.4.6, {CPU['blas']} on 4 threads"
-    assert lines[3].startswith("- cuda:0: A Card, compute capability 9.0")
-    assert lines[4] == "- cuda:1: not available, NVRTC was not found; pip install 'cupy-cuda13x[ctk]'"
-    assert lines[5].startswith("- packages: ")
-    assert lines[6] == f"- compiled kernels: 1 in {os.path.join('~', 'cache')}"
-    assert "CUDA_VISIBLE_DEVICES=0,1, CUPY_TF32=1" in lines[7]
+    assert lines[2].startswith("- CXX='nowhere' is not on the PATH")
+    drives = f"NumPy 2.4.6, {CPU['blas']} on 4 threads; {CPU['kernels']}"
+    assert lines[3] == f"- cpu: {'A Processor, 4 cores, 8.0 GiB of memory'}; {drives}"
+    assert lines[4].startswith("- cuda:0: A Card, compute capability 9.0")
+    assert lines[5] == "- cuda:1: not available, NVRTC was not found; pip install 'cupy-cuda13x[ctk]'"
+    assert lines[6].startswith("- packages: ")
+    assert lines[7] == f"- compiled kernels: 2 for the processor and 1 for GPUs in {os.path.join('~', 'cache')}"
+    assert "CUDA_VISIBLE_DEVICES=0,1, CUPY_TF32=1" in lines[8]
+    assert "CXX=nowhere" in lines[8]
     assert "hush" not in text
     assert "GPUBP_COMMAND" not in text
     assert str(tmp_path) not in text
@@ -127,6 +148,11 @@ def test_a_bug_report_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(detection, "cupy", none)
     assert "\n- no CuPy: ModuleNotFoundError: No module named 'cupy'\n" in gpubp_("devices", "--report").stdout
+
+
+@pytest.mark.toolchain
+def test_a_bug_report_names_the_compiler() -> None:
+    assert re.search(r"^- g\+\+ .*\d+\.\d+", gpubp_("devices", "--report", CXX="g++").stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("other", ["--check", "--json"])
@@ -145,16 +171,31 @@ def checked(*options: str, code: int = 0) -> Run:
     return result
 
 
-def test_all_is_well(quick: None) -> None:
+def test_all_is_well(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBP_NATIVE", "0")
     result = checked("--device", "cpu")
     lines = result.stdout.splitlines()
     assert lines[0].startswith("cpu: ")
-    assert lines[1].split() == ["float32", "float64"]
-    assert lines[2].split() == ["operation", *["error", "tolerance", "GB/s"] * 2]
-    assert re.fullmatch(r"bias_sigmoid +\S+e-08 +4\.8e-07 +0 +8\.9e-16 +ok", lines[3])
-    assert lines[-1] == f"cpu: all {2 * (len(lines) - 5)} results are within their tolerances"
+    assert lines[1] == "NumPy's kernels: GPUBP_NATIVE=0"
+    assert lines[2].split() == ["float32", "float64"]
+    assert lines[3].split() == ["operation", *["error", "tolerance", "GB/s"] * 2]
+    assert re.fullmatch(r"bias_sigmoid +\S+e-08 +4\.8e-07 +0 +8\.9e-16 +ok", lines[4])
+    assert lines[-1] == f"cpu: all {2 * (len(lines) - 6)} results are within their tolerances"
     assert all(len(line) <= 80 for line in lines)
     assert result.stderr == ""
+
+
+@pytest.mark.toolchain
+def test_native_kernels_are_checked_and_have_the_exact_sigmoids_bits(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBP_NATIVE", "1")
+    lines = checked("--device", "cpu").stdout.splitlines()
+    assert re.fullmatch(r"native kernels \(.+\), \d+ threads?", lines[1])
+    assert re.fullmatch(r"exact sigmoid, bits +0 +0 +ok", lines[-3])
+    found = json.loads(checked("--device", "cpu", "--json").stdout)
+    assert found["kernels"] == {"cpu": lines[1]}
+    assert found["checks"][-1]["name"] == "exact sigmoid, bits"
 
 
 def test_json(quick: None) -> None:
@@ -194,7 +235,7 @@ class BrokenBackend(NumpyBackend):
 
 
 def test_a_device_that_errs(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpubp.cli.device_check.get_backend", lambda device: BrokenBackend())
+    monkeypatch.setattr(device_check, "get_backend", lambda device: BrokenBackend())
     result = checked("--device", "cpu", code=1)
     lines = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
     assert lines["bias_sigmoid"].endswith("OFF")
@@ -219,10 +260,10 @@ def test_what_stopped_a_check_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         yield Result("sgd", dtype, float("nan"), 0.0, problem="DeviceError: kernel gpubp_sgd does not compile")
         yield Result("gather", dtype, 0.0, 0.0, 4023.7)
 
-    monkeypatch.setattr("gpubp.cli.device_check.check", check)
+    monkeypatch.setattr(device_check, "check", check)
     lines = checked("--device", "cpu", code=1).stdout.splitlines()
-    assert lines[3].split() == ["sgd", "-", "-", "-", "-", "OFF"]
-    assert lines[4].split() == ["gather", "0", "0", "4024", "0", "0", "4024", "ok"]
+    assert lines[4].split() == ["sgd", "-", "-", "-", "-", "OFF"]
+    assert lines[5].split() == ["gather", "0", "0", "4024", "0", "0", "4024", "ok"]
     assert lines[-1] == "sgd in float32, sgd in float64: DeviceError: kernel gpubp_sgd does not compile"
 
 

@@ -143,7 +143,7 @@ class OneWeight(NumpyBackend):
         super().run(kernel, *args)
 
 
-STEPS = {f"10 steps of {name}" for name in ("SGD", "RMSprop", "Adagrad", "Adam", "AdamW")}
+STEPS = {f"10 steps of {name}" for name in parity.OPTIMIZERS}
 
 
 @pytest.mark.parametrize(

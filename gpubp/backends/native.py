@@ -173,7 +173,8 @@ class NativeBackend(NumpyBackend):
         else:
             parameters, words = [(typed("In", last, last), "a")], [last]
         rows, width = last.shape
-        abreast = side_by_side(rows, width, parameters)
+        of_rows = any(kind.startswith("Row") for kind, _ in parameters)
+        abreast = 1 if of_rows else side_by_side(rows, width, parameters)
         rows, width = rows // abreast, width * abreast
         grain = max(BLOCK_ROWS, -(-rows // MOST_BLOCKS))
         parts = -(-rows // grain)

@@ -31,7 +31,8 @@ def check_devices(rows: list[dict[str, Any]], as_json: bool) -> bool:
     well = all(result.ok for _, result in found)
     if as_json:
         checks = [{"device": device, **facts(result)} for device, result in found]
-        click.echo(json.dumps({"ok": well, "checks": checks}, allow_nan=False))
+        kernels = {row["device"]: row["kernels"] for row in rows if "kernels" in row}
+        click.echo(json.dumps({"ok": well, "kernels": kernels, "checks": checks}, allow_nan=False))
     return well
 
 
@@ -50,6 +51,8 @@ def facts(result: Result) -> dict[str, Any]:
 def shown(row: dict[str, Any], pairs: Iterator[Pair]) -> list[Result]:
     """Print a line for each operation as it is done, then which were off; gives all results."""
     say((row["device"], "bold"), f": {hardware(row)}")
+    if "kernels" in row:
+        say((row["kernels"], "dim"))
     say((" " * NAME + "".join(f"{dtype:^{GROUP}}" for dtype in DTYPES), "dim"))
     say((f"{'operation':{NAME}}" + f"{'error':>9}{'tolerance':>11}{'GB/s':>6}" * len(DTYPES), "dim"))
     results: list[Result] = []

@@ -71,11 +71,16 @@ def show(rows: list[dict[str, Any]]) -> None:
     out = console()
     for row in rows:
         usable = row["available"] == "yes"
-        first, *more = [hardware(row), software(row)] if usable else ["not available", *row["reason"].split("; ")]
+        first, *more = lines(row) if usable else ["not available", *row["reason"].split("; ")]
         name = (f"{row['device']:{width}}", "bold green" if usable else "bold yellow")
         out.print(Text.assemble(name, first), soft_wrap=True)
         for line in more:
             out.print(Text(" " * width + line, "dim" if usable else ""), soft_wrap=True)
+
+
+def lines(row: dict[str, Any]) -> list[str]:
+    """What there is to say of a device that can be used: itself, what drives it, and of a processor, whose kernels."""
+    return [hardware(row), software(row), *(row["kernels"].split("; ") if "kernels" in row else [])]
 
 
 def hardware(row: dict[str, Any]) -> str:
