@@ -14,6 +14,7 @@ from gpubp.backends.blas import blas
 from gpubp.backends.native import NativeBackend
 from gpubp.backends.numpy import NumpyBackend
 from gpubp.backends.tape import engine
+from gpubp.network import Network
 
 
 class OneByOne(NativeBackend):
@@ -25,8 +26,11 @@ class OneByOne(NativeBackend):
 
 
 def net_on(backend: type[NumpyBackend], *sizes: int, **options: Any) -> gpubp.MLP:
-    with patch("gpubp.mlp.get_backend", lambda device: backend()):
-        return gpubp.MLP(list(sizes), **{"seed": 0, "device": "cpu", **options})
+    net = gpubp.MLP(list(sizes), **{"seed": 0, "device": "cpu", **options})
+    network = net._network = Network(net._network.structure, backend(), net.seed)
+    with network.backend.active():
+        network.draw()
+    return net
 
 
 def sample(rows: int, inputs: int, classes: int, seed: int = 0) -> tuple[Any, Any]:

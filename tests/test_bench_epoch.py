@@ -13,6 +13,8 @@ from bench.epoch_contenders import BATCH, EPOCHS, HIDDEN, SEED, loss_over, read
 from gpubp.benchmark.contenders import BUILDERS, Setting
 from gpubp.benchmark.problem import Problem, make_problem
 
+pytestmark = pytest.mark.check
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

@@ -19,6 +19,8 @@ from bench.scaling import Curve, Series, Work, doubling, fit_of, held, main, mea
 from bench.scaling_picture import draw
 from gpubp.benchmark import timing
 
+pytestmark = pytest.mark.check
+
 SIZES = list(doubling(1, 16384))
 SMALL = doubling(1, 32)
 

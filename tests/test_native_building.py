@@ -20,7 +20,10 @@ from gpubp.backends.compiler import Compiler
 from gpubp.backends.native import NativeBackend
 from gpubp.errors import DataError, DeviceError
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="native kernels need POSIX threads")
+pytestmark = [
+    pytest.mark.check,
+    pytest.mark.skipif(os.name != "posix", reason="native kernels need POSIX threads"),
+]
 TWO = 'extern "C" int two() { return 2; }'
 
 

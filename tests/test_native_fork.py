@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from gpubp.backends.blas import Blas, blas
 from gpubp.backends.native import NativeBackend
 
 pytestmark = [
+    pytest.mark.check,
     pytest.mark.toolchain,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
@@ -128,8 +130,6 @@ if __name__ == "__main__":
 @pytest.mark.check
 def test_processes_of_joblib() -> None:
     """Which scikit-learn starts. loky gives its workers a share of the cores in OPENBLAS_NUM_THREADS."""
-    import subprocess
-
     pytest.importorskip("joblib")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "2"}
     ran = subprocess.run(

@@ -19,7 +19,7 @@ import gpubp
 from gpubp.backends.blas import Blas, blas
 from gpubp.backends.native import NativeBackend
 
-pytestmark = pytest.mark.toolchain
+pytestmark = [pytest.mark.check, pytest.mark.toolchain]
 
 
 @pytest.fixture
