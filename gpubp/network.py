@@ -377,13 +377,13 @@ class Network:
             input_grad=host(input_grad),
         )
 
-    def _chunks(self, rows: int, batch_size: int | None = None) -> list[slice]:
+    def chunks(self, rows: int, batch_size: int | None = None) -> list[slice]:
         step = batch_size or max(1, CHUNK_BYTES // (8 * sum(self.structure.sizes)))
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
     def outputs(self, x: Array, batch_size: int | None = None) -> Array:
         outputs = self.backend.empty((len(x), self.structure.sizes[-1]), self.dtype)
-        for rows in self._chunks(len(x), batch_size):
+        for rows in self.chunks(len(x), batch_size):
             self.backend.copy(self.forward(x[rows], self.batch(rows.stop - rows.start, False)), outputs[rows])
         return outputs
 
@@ -394,7 +394,7 @@ class Network:
         backend = self.backend
         outputs = backend.empty((len(x), self.structure.sizes[-1]), self.dtype)
         losses = backend.empty((len(x), 1), self.dtype)
-        for rows in self._chunks(len(x)):
+        for rows in self.chunks(len(x)):
             batch = self.batch(rows.stop - rows.start, False)
             self.forward_with_loss(x[rows], targets[rows], 1.0, batch)
             backend.copy(batch.layers[-1].y, outputs[rows])

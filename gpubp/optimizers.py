@@ -75,8 +75,11 @@ class Optimizer(Component):
         self._arena: Arena | None = None
         self._plays: dict[Any, Callable[..., None] | None] = {}
 
-    def __getstate__(self) -> dict[str, Any]:  # of copies and pickles: captured steps are of this process and arena
-        return {**self.__dict__, "_plays": {}}
+    def __getstate__(self) -> dict[str, Any]:
+        """Of copies and pickles: the state on the host, for the first network of its size that steps with it."""
+        held = self._arena
+        state = {name: held.backend.host_copy(value) for name, value in self.state.items()} if held else self.state
+        return {**self.__dict__, "state": state, "_arena": None, "_plays": {}}
 
     def numbers(self, rate: float) -> tuple[float, ...]:
         """What this step's kernel is given after the arrays."""
@@ -97,11 +100,12 @@ class Optimizer(Component):
                 "give each network its own, or call optimizer.reset() first"
             )
         like, held = arena.parameters, self._arena
-        moved = (
-            {name: backend.asarray(held.backend.to_numpy(value), like.dtype) for name, value in self.state.items()}
-            if held
-            else {}
-        )
+        host = {name: held.backend.to_numpy(value) if held else value for name, value in self.state.items()}
+        if any(value.shape != like.shape for value in host.values()):
+            raise DataError(
+                "this optimizer was copied with the state of a network of another size; call optimizer.reset() first"
+            )
+        moved = {name: backend.asarray(value, like.dtype) for name, value in host.items()}
         self.state = {
             name: moved[name] if name in moved else backend.zeros(like.shape, like.dtype) for name in self.state_names
         }
@@ -165,7 +169,7 @@ class SGD(Optimizer):
         self, learning_rate: float = 0.1, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
         super().__init__(learning_rate, weight_decay)
-        self._momentum, self.nesterov = number("momentum", momentum, least=0, below=1), nesterov
+        self._momentum, self.nesterov = number("momentum", momentum, least=0, most=1), nesterov
         if nesterov and not momentum:
             raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
         self.state_names = ("v",) if momentum else ()
@@ -179,7 +183,7 @@ class SGD(Optimizer):
     def momentum(self, value: float) -> None:
         if bool(value) != bool(self._momentum):
             raise DataError(f"momentum={value!r} cannot take the place of {self._momentum!r}: make a new SGD")
-        self._momentum = number("momentum", value, least=0, below=1)
+        self._momentum = number("momentum", value, least=0, most=1)
 
     @property
     def is_plain(self) -> bool:
@@ -189,11 +193,15 @@ class SGD(Optimizer):
         return (rate, self.momentum) if self.momentum else (rate,)
 
 
-@elementwise("p, v, g, rate, keep, epsilon -> p, v", source=SOURCE, scratch=1)
-def rmsprop(xp: Any, p: Array, v: Array, g: Array, rate: float, keep: float, epsilon: float, s: Array) -> None:
+# Of a running mean, `keep` stays and `rest` = 1 − keep is new. Both are given, because 1 − 0.999 in float32 is 0.0013 %
+# too small.
+@elementwise("p, v, g, rate, keep, rest, epsilon -> p, v", source=SOURCE, scratch=1)
+def rmsprop(
+    xp: Any, p: Array, v: Array, g: Array, rate: float, keep: float, rest: float, epsilon: float, s: Array
+) -> None:
     xp.multiply(v, keep, out=v)
     xp.multiply(g, g, out=s)
-    xp.multiply(s, 1 - keep, out=s)
+    xp.multiply(s, rest, out=s)
     xp.add(v, s, out=v)
     _divided_step(xp, p, g, v, rate, epsilon, s)
 
@@ -221,7 +229,7 @@ class RMSprop(Optimizer):
         self.alpha, self.epsilon = number("alpha", alpha, least=0, below=1), number("epsilon", epsilon, above=0)
 
     def numbers(self, rate: float) -> tuple[float, ...]:
-        return rate, self.alpha, self.epsilon
+        return rate, self.alpha, 1 - self.alpha, self.epsilon
 
 
 @elementwise("p, v, g, rate, epsilon -> p, v", source=SOURCE, scratch=1)
@@ -245,7 +253,7 @@ class Adagrad(Optimizer):
         return rate, self.epsilon
 
 
-@elementwise("p, m, v, g, rate, beta1, beta2, epsilon, root -> p, m, v", source=SOURCE, scratch=1)
+@elementwise("p, m, v, g, rate, beta1, rest1, beta2, rest2, epsilon, root -> p, m, v", source=SOURCE, scratch=1)
 def adam(
     xp: Any,
     p: Array,
@@ -254,18 +262,20 @@ def adam(
     g: Array,
     rate: float,
     beta1: float,
+    rest1: float,
     beta2: float,
+    rest2: float,
     epsilon: float,
     root: float,
     s: Array,
 ) -> None:
     """rate and root carry the bias corrections: rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ)."""
     xp.multiply(m, beta1, out=m)
-    xp.multiply(g, 1 - beta1, out=s)
+    xp.multiply(g, rest1, out=s)
     xp.add(m, s, out=m)
     xp.multiply(v, beta2, out=v)
     xp.multiply(g, g, out=s)
-    xp.multiply(s, 1 - beta2, out=s)
+    xp.multiply(s, rest2, out=s)
     xp.add(v, s, out=v)
     xp.sqrt(v, out=s)
     xp.multiply(s, root, out=s)
@@ -300,8 +310,9 @@ class Adam(Optimizer):
         self.epsilon = number("epsilon", epsilon, above=0)
 
     def numbers(self, rate: float) -> tuple[float, ...]:
-        rate /= 1 - self.beta1**self.steps
-        return rate, self.beta1, self.beta2, self.epsilon, (1 - self.beta2**self.steps) ** -0.5
+        beta1, beta2 = self.beta1, self.beta2
+        rate, root = rate / (1 - beta1**self.steps), (1 - beta2**self.steps) ** -0.5
+        return rate, beta1, 1 - beta1, beta2, 1 - beta2, self.epsilon, root
 
 
 class AdamW(Adam):

@@ -21,6 +21,7 @@ OWN = sorted((k for k in KERNELS.values() if k.body.__module__.startswith("gpubp
 # Where an argument has to lie for a kernel to make sense; any other is drawn from a normal distribution.
 DOMAINS: dict[str, tuple[float, float]] = {
     **{"rate": (0.01, 0.1), "momentum": (0.5, 0.9), "beta1": (0.8, 0.9), "beta2": (0.9, 0.99), "keep": (0.8, 0.9)},
+    **{"rest": (0.1, 0.2), "rest1": (0.1, 0.2), "rest2": (0.01, 0.1)},
     **{"epsilon": (1e-8, 1e-6), "root": (1, 3), "decay": (0.01, 0.1), "limit": (0.1, 1), "v": (0, 1)},
     **{"slope": (0.01, 0.5), "scale": (1, 2), "alpha": (0.5, 2), "delta": (0.5, 2), "q": (0.1, 0.9)},
     **{"factor": (0.5, 2), "w": (0, 1), "total": (1, 2), "t": (0, 1), "o": (0.1, 0.9)},

@@ -40,15 +40,15 @@ __device__ inline void sgd_nesterov(T& p, T& v, T g, T rate, T momentum) {
   p = p - rate * (momentum * v + g);
 }
 
-// Of a mean over the steps, of which `keep` stays and `1 - keep` is new.
+// Of a mean over the steps, of which `keep` stays and `rest` is new.
 template <typename T>
-__device__ inline T mean(T old, T now, T keep) {
-  return keep * old + (T(1) - keep) * now;
+__device__ inline T mean(T old, T now, T keep, T rest) {
+  return keep * old + rest * now;
 }
 
 template <typename T>
-__device__ inline void rmsprop(T& p, T& v, T g, T rate, T keep, T epsilon) {
-  v = mean(v, g * g, keep);
+__device__ inline void rmsprop(T& p, T& v, T g, T rate, T keep, T rest, T epsilon) {
+  v = mean(v, g * g, keep, rest);
   p = p - rate * (g / (sqrt(v) + epsilon));
 }
 
@@ -60,8 +60,8 @@ __device__ inline void adagrad(T& p, T& v, T g, T rate, T epsilon) {
 
 // rate and root carry the bias corrections: rate / (1 - beta1^t) and 1 / sqrt(1 - beta2^t).
 template <typename T>
-__device__ inline void adam(T& p, T& m, T& v, T g, T rate, T beta1, T beta2, T epsilon, T root) {
-  m = mean(m, g, beta1);
-  v = mean(v, g * g, beta2);
+__device__ inline void adam(T& p, T& m, T& v, T g, T rate, T beta1, T rest1, T beta2, T rest2, T epsilon, T root) {
+  m = mean(m, g, beta1, rest1);
+  v = mean(v, g * g, beta2, rest2);
   p = p - rate * (m / (sqrt(v) * root + epsilon));
 }

@@ -233,7 +233,7 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     # components
     (lambda: gpubp.SGD(-1), DATA, "learning_rate .*-1"),
     (lambda: gpubp.SGD(0.1, nesterov=True), DATA, r"momentum=0\.9"),
-    (lambda: gpubp.SGD(0.1, momentum=1.0), DATA, r"momentum .*1"),
+    (lambda: gpubp.SGD(0.1, momentum=1.1), DATA, r"momentum .*1"),
     (lambda: gpubp.Adam(beta1=1.0), DATA, "beta1"),
     (lambda: gpubp.LeakyReLU(0), DATA, "slope .*greater than 0"),
     (lambda: gpubp.ELU(-1), DATA, "alpha .*-1"),

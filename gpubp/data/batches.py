@@ -41,7 +41,12 @@ class ArrayBatches:
         return -(-self.rows // self.size)
 
     def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
-        host_order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows) if self.shuffle else None
+        return self.in_order(
+            np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows) if self.shuffle else None
+        )
+
+    def in_order(self, host_order: Any) -> Iterator[DeviceBatch]:
+        """The batches of these row numbers; None takes the rows as they lie."""
         order = None if host_order is None else self.backend.asarray(host_order, "int64")
         starts = range(0, self.rows, self.size)
         parts = [slice(start, min(start + self.size, self.rows)) for start in starts]
