@@ -49,6 +49,7 @@ from gpubp.initializers import (
     Zeros,
 )
 from gpubp.kernel import elementwise, reduction, rowwise
+from gpubp.loading import load
 from gpubp.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -59,7 +60,7 @@ from gpubp.losses import (
     Quantile,
     SquaredError,
 )
-from gpubp.mlp import MLP, load
+from gpubp.mlp import MLP
 from gpubp.network import Backprop
 from gpubp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from gpubp.resume import Checkpoint

@@ -12,8 +12,8 @@ from gpubp import checkpoint, checks, metrics
 from gpubp.activations import Activation
 from gpubp.backends import get_backend
 from gpubp.data.arrays import as_layers, as_matrix, as_rows, as_usable, as_weights, check_finite, returner
-from gpubp.errors import DataError, DeviceError, ModelFileError
-from gpubp.from_torch import from_sequential
+from gpubp.errors import DataError, DeviceError
+from gpubp.from_sklearn import from_estimator, to_estimator
 from gpubp.history import History
 from gpubp.jacobians import Jacobians, jacobians
 from gpubp.kernel import Array
@@ -319,6 +319,32 @@ class MLP:
         )
         return trainer.fit(x, y, sample_weight, validation)
 
+    # -- scikit-learn --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any, device: str = "auto") -> Self:
+        """The network of a fitted MLPClassifier or MLPRegressor, scikit-learn's or gpubp.sklearn's.
+
+        It says what the estimator says of the same rows, in class indices 0..K−1; `metadata["preprocessing"]` has the
+        names of classes and columns. Raises DataError for anything else, and for attributes that do not fit together.
+
+        >>> from sklearn.neural_network import MLPClassifier
+        >>> estimator = MLPClassifier((4,), solver="lbfgs", random_state=0).fit([[0.0], [1.0]], ["no", "yes"])
+        >>> net = MLP.from_sklearn(estimator, device="cpu")
+        >>> net.predict([[0.0], [1.0]]).tolist(), net.to_sklearn().predict([[0.0], [1.0]]).tolist()
+        ([0, 1], ['no', 'yes'])
+        """
+        return cls._restore(*from_estimator(estimator), device)
+
+    def to_sklearn(self) -> Any:
+        """This network as scikit-learn's own fitted MLPClassifier or MLPRegressor, which needs no gpubp.
+
+        It takes the network's inputs, scaled where the network's are, knows classes by the names in `metadata`, and
+        learns on by scikit-learn's loss, without masks and dropout. Raises DataError for activations that scikit-learn
+        lacks or cannot mix, GpubpError where it is not installed.
+        """
+        return to_estimator(self)
+
     # -- keeping it ----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -392,28 +418,6 @@ class MLP:
         backend = self._network.backend
         give = returner(x, backend)
         return result if give == backend.to_numpy else give(backend.asarray(result, result.dtype))
-
-
-def load(path: Any, device: str = "auto", *, activation: Any = None, output: Any = None) -> MLP:
-    """The network in a file that `MLP.save` wrote, or one that was made in PyTorch, on any device.
-
-    From PyTorch come an `nn.Sequential`, given instead of a path, and a safetensors file with the state_dict of one.
-    The file holds weights alone and needs `activation` and `output`, as `MLP` takes them. A Sequential has its own,
-    which these replace; where it ends in a Linear, the output is "identity" unless `output` says what is to follow.
-
-    A network takes inputs as they are. How `gpubp train` prepared them is in its `metadata["preprocessing"]`, and
-    `gpubp.data.Preprocessing.from_config` does it again.
-
-    Raises ModelFileError for a file that is neither, DataError for a model that gpubp cannot express.
-    """
-    if not isinstance(path, str | PathLike):
-        return MLP._restore(*from_sequential(path, activation, output), device)
-    loaded = checkpoint.load_model(path, activation, output)
-    try:
-        return MLP._restore(*loaded, device)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        # The JSON is whole, but not what was written.
-        raise ModelFileError(f"cannot make a network of {str(path)!r}: {error!s:.500}") from error
 
 
 def _seed(seed: int | None) -> int:

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+import sys
 from typing import Any, ClassVar, Self
 
 from gpubp.errors import DataError
@@ -26,6 +27,12 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
 
 
+def _is_being_unpickled() -> bool:
+    """Whether it is cloudpickle that makes a class here: empty, by types.new_class, to be filled afterwards."""
+    maker = sys._getframe(2).f_back  # 0 is this function, 1 __init_subclass__
+    return maker is not None and str(maker.f_globals.get("__name__")).endswith("cloudpickle.cloudpickle")
+
+
 class Component:
     """The base of the five families.
 
@@ -41,7 +48,7 @@ class Component:
     def __init_subclass__(cls) -> None:
         if Component in cls.__bases__:
             cls.family, cls.members = cls.__name__.lower(), {}
-        else:
+        elif not _is_being_unpickled():
             if "name" not in cls.__dict__:
                 cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
             known = cls.members.get(cls.name)

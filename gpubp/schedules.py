@@ -94,7 +94,7 @@ def bind(schedule: Any, total: int | None) -> Callable[[int], float]:
     resolved = Schedule.resolve(schedule)
     if total is None and not isinstance(resolved, (Constant, Inverse)):
         raise DataError(
-            f"schedule={resolved.name!r} needs the number of steps, which an iterable without a length hides; "
-            "give a list of batches, or a function of the step"
+            f"schedule={resolved.name!r} needs the number of steps, which neither partial_fit nor an iterable without "
+            "a length tells; use 'inverse' or a function of the step"
         )
     return lambda step: resolved.factor(step, total or 0)

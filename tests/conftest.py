@@ -1,7 +1,9 @@
 """What every test may use: a seeded generator, and what becomes of a test whose tools are not on this machine."""
 
+import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +14,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
-from gpubp.backends.detection import why_not
+# Whatever PYTHONDONTWRITEBYTECODE says: without bytecode each of two hundred processes would compile gpubp again.
+sys.dont_write_bytecode = False
 
 
 def no_compiler() -> str | None:
@@ -30,6 +33,8 @@ def no_cuda_toolchain() -> str | None:
 
 
 def no_gpu() -> str | None:
+    from gpubp.backends.detection import why_not
+
     return why_not(0)
 
 
@@ -48,6 +53,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get(variable) == "1":
                 pytest.fail(f"{reason}, and {variable}=1", pytrace=False)
             pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """Nothing that was there before a module is its garbage; among thousands of tests a gc.collect() takes 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -74,6 +86,23 @@ def cuda(request: pytest.FixtureRequest) -> str:
 def large(request: pytest.FixtureRequest) -> int:
     """A size that takes every thread round its loop, on a device that has the time for it."""
     return 65537 if "emulated" in request.fixturenames else (1 << 24) + 3
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[Any]:
+    """`gpubp train` without the picture of its loss, which takes longer than all else of a short training."""
+    from gpubp.cli import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        draw = run.draw_loss
+        patch.setattr(run, "draw_loss", lambda history, path: False)
+        yield draw
+
+
+@pytest.fixture
+def drawn(undrawn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it, in a module that is undrawn."""
+    monkeypatch.setattr("gpubp.cli.run.draw_loss", undrawn)
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ METHODS = {
     "predict": "x, batch_size=None, reject_below=None",
     "predict_proba": "x",
     "evaluate": "x, y, sample_weight=None",
+    "from_sklearn": "estimator, device='auto'",
+    "to_sklearn": "",
     "save": "path",
     "copy": "",
     "to": "device",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sampled import sampled
 from trained import flowers, gpubp_, run
 
 import gpubp
@@ -90,11 +91,12 @@ def test_an_export_that_does_not_fit_leaves_what_was_there(ending: str, model: P
     assert (out.read_text(), os.listdir()) == ("precious", [out.name])
 
 
-@pytest.mark.parametrize("environment", BUFFERED, ids=str)
+@pytest.mark.parametrize("environment", sampled(BUFFERED, BUFFERED[:1]), ids=str)
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_a_result_that_does_not_fit_is_no_success(
     command: str, environment: dict[str, str], model: Path, table: Path
 ) -> None:
+    environment = {**environment, "GPUBP_NATIVE": "0"}  # for g++ could write nothing either
     with open("result", "w") as result:
         process = run(command, model, table, "-q", stdout=result, env=environment, preexec_fn=limited(100))
     complained(process, "standard output: File too large")
@@ -111,7 +113,7 @@ def test_help_on_a_full_disk(arguments: list[str], environment: dict[str, str]) 
 # -- readers that leave ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("environment", BUFFERED, ids=str)
+@pytest.mark.parametrize("environment", sampled(BUFFERED, BUFFERED[:1]), ids=str)
 @pytest.mark.parametrize("command", ["train", "evaluate", "export", "predict --json"])
 def test_a_reader_that_has_left(command: str, environment: dict[str, str], model: Path, table: Path) -> None:
     name, *options = command.split()

@@ -15,6 +15,7 @@ from trained import gpubp_
 
 import gpubp
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SETTINGS = ["--epochs", "2", "--hidden", "3", "--device", "cpu"]
 NAMES = ["a,b", 'say "c"', "two\nlines", "ünï🌙", "  spaced  ", "-", "=1+1", "'", "NaN!", "a" * 900]
 
@@ -109,6 +110,7 @@ def test_few_and_many_columns(columns: int) -> None:
 @pytest.mark.parametrize(
     "target", [["uv"[i % 2] for i in range(20)], [0.1 * i for i in range(20)], [2.5] * 20], ids=str
 )
+@pytest.mark.usefixtures("drawn")
 def test_columns_that_are_constant(target: list[Any]) -> None:
     write([["a", "b", "c", "y"], *([7, 1e30, 0, y] for y in target)])
     through(20)

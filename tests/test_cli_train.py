@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 import gpubp
 from gpubp.cli import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 ROWS = 60
 
 
@@ -91,6 +92,7 @@ def test_a_regression_is_scored_in_its_own_units(table: Path) -> None:
     assert (trained["r2"], trained["rmse"], trained["mae"]) == pytest.approx((r2, rmse, mae), rel=1e-3)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_run_folder(flowers: Path) -> None:
     train(flowers, "--epochs", "3", "-o", "out")
     names = {"model.safetensors", "checkpoint.safetensors", "history.jsonl", "config.json", "loss.png"}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampled import sampled
 
 import gpubp
 from gpubp import parity
@@ -112,7 +113,7 @@ def test_dropout_drops_the_same_units(cuda: str, rng: np.random.Generator) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", sorted(Activation.members))
+@pytest.mark.parametrize("activation", sampled(sorted(Activation.members), ["gelu", "relu", "sigmoid", "softmax"]))
 def test_a_backward_pass(cuda: str, activation: str, dtype: str, rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(70, 5)).astype(dtype), rng.integers(0, 3, 70)
     on_cpu, on_gpu = (net.backprop(x, y) for net in pair([5, 36, 3], activation, dtype=dtype))
@@ -125,7 +126,7 @@ def test_a_backward_pass(cuda: str, activation: str, dtype: str, rng: np.random.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("loss", sorted(Loss.members))
+@pytest.mark.parametrize("loss", sampled(sorted(Loss.members), ["binary_cross_entropy", "cross_entropy", "huber"]))
 def test_every_loss(cuda: str, loss: str, dtype: str, rng: np.random.Generator) -> None:
     output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "poisson": "exp"}.get(loss, "identity")
     x = rng.normal(size=(40, 6))

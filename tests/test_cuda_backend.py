@@ -310,6 +310,7 @@ def test_two_devices_do_not_share_memory(emulated: Any, rng: np.random.Generator
     np.testing.assert_array_equal(nets[1].predict(x), nets[0].predict(x))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_line_trains_there(emulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

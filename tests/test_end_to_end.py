@@ -16,6 +16,7 @@ import polars
 import pytest
 from trained import flowers, gpubp_, prices
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SETTINGS = ["--hidden", "8", "--epochs", "30", "--batch-size", "16", "--lr=0.05", "--dropout=0", "--device", "cpu"]
 GENERATOR = np.random.default_rng(4)
 KINDS = GENERATOR.integers(0, 3, 90)

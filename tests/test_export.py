@@ -277,11 +277,11 @@ def test_the_random_rows(tmp_path: Path) -> None:
     assert (images.dtype, images.shape, images.min(), images.max()) == (np.uint8, (2000, 2, 3), 0, 255)
 
 
-@pytest.mark.parametrize("name", ["model.txt", "model", "model.safetensors", "onnx"])
+@pytest.mark.parametrize("name", ["model.txt", "model", "model.joblib", "onnx"])
 def test_other_endings(name: str, tmp_path: Path) -> None:
     refused = gpubp_("export", saved(network([5, 3], [], "softmax"), tmp_path), "-o", tmp_path / name)
     assert refused.exit_code == 2
-    assert ".onnx, .npz" in refused.stderr
+    assert ".onnx, .npz, .safetensors" in refused.stderr
 
 
 @pytest.mark.parametrize("ending", ["onnx", "npz"])

@@ -52,11 +52,11 @@ def test_a_network_on_the_cpu_needs_no_cupy() -> None:
 
 
 def test_importing_gpubp_is_fast() -> None:
-    """150 ms beyond NumPy's own time; the least of five, because other work on the machine only ever adds."""
+    """150 ms beyond NumPy's own time; in one of five, because other work on the machine only ever adds."""
     code = "import numpy; t = time.perf_counter(); import gpubp; gpubp.MLP; print(time.perf_counter() - t)"
-    assert min(python(code) for _ in range(5)) < 0.150
+    assert any(python(code) < 0.150 for _ in range(5))
     whole = "t = time.perf_counter(); import gpubp; gpubp.MLP; print(time.perf_counter() - t)"
-    assert min(python(whole) for _ in range(5)) < 0.5
+    assert any(python(whole) < 0.5 for _ in range(5))
 
 
 # -- what is returned is the user's ------------------------------------------------------------------------------------

@@ -28,8 +28,12 @@ class Model:
     path: Path
     net: "MLP"
     preprocessing: "Preprocessing"
-    prepared: bool  # False: saved from Python, without preprocessing; rows are then taken as they are
     data: dict[str, Any] | None  # sha256, test, seed and digest of what it was trained on, where that is known
+
+    @property
+    def prepared(self) -> bool:
+        """Whether rows are scaled; for a network that was not trained by the command line they stay as they are."""
+        return self.preprocessing.scales
 
     @property
     def decisions(self) -> "Targets":
@@ -86,6 +90,7 @@ class Model:
 def load_model(path: Path, device: str) -> Model:
     """The model in this file or run folder."""
     from gpubp import load
+    from gpubp.cli.pickled import ENDINGS, load_pickled
     from gpubp.cli.run import CHECKPOINT, MODEL
 
     file = path / MODEL if isdir(path) else path
@@ -94,14 +99,14 @@ def load_model(path: Path, device: str) -> Model:
         raise ModelFileError(f"{str(path)!r} was interrupted before it had saved a model; go on with it: {remedy}")
     if not lexists(file):
         raise ModelFileError(f"cannot read {str(file)!r}: there is no such file; give a model or the folder of a run")
-    net = load(file, device)
-    prepared = "preprocessing" in net.metadata
+    net = load_pickled(file, device) if file.suffix in ENDINGS else load(file, device)
+    described = "preprocessing" in net.metadata
     try:
-        preprocessing = _preprocessing(net, net.metadata["preprocessing"]) if prepared else _as_it_is(net)
-        data = _data(net.metadata["data"]) if prepared and "data" in net.metadata else None
+        preprocessing = _preprocessing(net, net.metadata["preprocessing"]) if described else _as_it_is(net)
+        data = _data(net.metadata["data"]) if described and "data" in net.metadata else None
     except (ModelFileError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{str(file)!r} says of its data what cannot be: {error}; train it again") from None
-    return Model(file, net, preprocessing, prepared, data)
+    return Model(file, net, preprocessing, data)
 
 
 def _preprocessing(net: "MLP", config: Any) -> "Preprocessing":
@@ -127,14 +132,11 @@ def _preprocessing(net: "MLP", config: Any) -> "Preprocessing":
 
 
 def _as_it_is(net: "MLP") -> "Preprocessing":
-    """What takes rows as they are and leaves outputs as they are, for a model that has no preprocessing."""
+    """For a model that says nothing of its data; its classes are numbered."""
     from gpubp.data.preprocessing import Preprocessing
 
-    outputs = net.sizes[-1]
-    same: dict[str, Any] = {"shape": (net.sizes[0],), "shift": [0.0], "scale": [1.0]}
-    if net._network.targets.task in CLASSIFIERS:
-        return Preprocessing("classification", classes=list(range(max(2, outputs))), **same)
-    return Preprocessing("regression", target_shift=[0.0] * outputs, target_scale=[1.0] * outputs, **same)
+    classifier, outputs = net._network.targets.task in CLASSIFIERS, net.sizes[-1]
+    return Preprocessing.as_it_is(net.sizes[0], outputs, list(range(max(2, outputs))) if classifier else None)
 
 
 def _data(data: dict[str, Any]) -> dict[str, Any]:

@@ -125,9 +125,8 @@ def _values(model: "Model", outputs: Any) -> Any:
     """Values in the units of the file, to as many decimals as the network's own precision is worth."""
     import numpy as np
 
-    values = model.preprocessing.values(outputs.astype(np.float64))
-    step = min(model.preprocessing.target_scale or [1.0]) * float(np.finfo(model.net.dtype).eps)
-    decimals = max(0, ceil(-log10(step)))
-    if model.prepared and decimals < 16:
+    values, scale = model.preprocessing.values(outputs.astype(np.float64)), model.preprocessing.target_scale or [1.0]
+    decimals = max(0, ceil(-log10(min(scale) * float(np.finfo(model.net.dtype).eps))))
+    if set(scale) != {1.0} and decimals < 16:  # outputs that are the values themselves may be of any size
         values = np.round(values, decimals)
     return values[:, 0] if values.shape[1] == 1 else values

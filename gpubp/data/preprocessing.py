@@ -47,6 +47,11 @@ class Preprocessing:
     def outputs(self) -> int:
         return len(self.classes or self.target_shift or [])
 
+    @property
+    def scales(self) -> bool:
+        """Whether inputs differ from the rows that they come from."""
+        return self.shift != [0.0] or self.scale != [1.0]
+
     def inputs(self, x: Any) -> Any:
         """A network's inputs (n, width) for rows as they lie in a file, in float64, or float32 for bytes."""
         kind = np.float32 if x.dtype == np.uint8 else np.float64
@@ -116,6 +121,16 @@ class Preprocessing:
         "".join(texts).encode()  # half a surrogate pair is no text
         if min(self.shape, default=0) < 1 or not isinstance(self.peak, float | None):
             raise ValueError(f"shape is {self.shape} and peak {self.peak!r:.80}")
+
+    @classmethod
+    def as_it_is(
+        cls, inputs: int, outputs: int, classes: list[int] | list[str] | None = None, features: list[str] | None = None
+    ) -> Self:
+        """What leaves rows and outputs as they are, for a network that comes without preprocessing."""
+        same: dict[str, Any] = {"shape": (inputs,), "shift": [0.0], "scale": [1.0], "features": features}
+        if classes is not None:
+            return cls("classification", classes=classes, **same)
+        return cls("regression", target_shift=[0.0] * outputs, target_scale=[1.0] * outputs, **same)
 
     @classmethod
     def fit(

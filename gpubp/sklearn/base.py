@@ -12,15 +12,16 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
+from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 from gpubp.activations import Activation
 from gpubp.data.arrays import returner
-from gpubp.errors import DataError
+from gpubp.errors import DataError, ShapeError
 from gpubp.losses import Loss
 from gpubp.optimizers import Optimizer
+from gpubp.registry import did_you_mean
 from gpubp.sklearn import lbfgs
 from gpubp.sklearn.inputs import checked, chosen_rows, on_device, to_host
 from gpubp.sklearn.machine import Machine, Samples
@@ -29,6 +30,7 @@ from gpubp.sklearn.stochastic import Epochs, HeldOut
 from gpubp.sklearn.tasks import Tasks
 from gpubp.structure import Structure
 
+DTYPES: set[Any] = {np.dtype(np.float32), np.dtype(np.float64)}
 OUTPUTS = {"softmax": "softmax", "logistic": "sigmoid", "identity": "identity", "exp": "exp"}  # by out_activation_
 
 
@@ -64,7 +66,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "device": [str],
-        "dtype": [StrOptions({"float32", "float64"}), None],
+        "dtype": [
+            StrOptions({str(each) for each in DTYPES}),
+            Options(type, {each.type for each in DTYPES}),
+            Options(np.dtype, DTYPES),
+            None,
+        ],
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "schedule": "no_validation",  # schedules.bind refuses what it is not
         "scoring": [str, callable, None],
@@ -72,8 +79,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
     }
 
+    n_outputs_: int
     _machine: Machine | None = None
-    _fitting = False  # while a scorer in a fit predicts from rows that have been checked
+    _fitting = False  # while the network is ahead of coefs_ and intercepts_
 
     # -- what the two estimators do differently ------------------------------------------------------------------------
 
@@ -129,7 +137,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return True
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, validation: Any, incremental: bool) -> Any:
-        hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
+        sizes = self.hidden_layer_sizes
+        hidden = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
         self._check_settings(hidden, validation, incremental)
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         iterations = 1 if incremental else self.max_iter + (not self._stochastic)
@@ -138,7 +147,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         X, y = self._validate_input(X, y, incremental, reset=first_pass)
         sample_weight = _checked_weights(sample_weight, X)
         self._random_state = check_random_state(self.random_state)
-        self.n_outputs_ = self._count_outputs(y)
+        outputs = self._count_outputs(y)
+        if not first_pass and outputs != self.n_outputs_:
+            raise ShapeError(f"y has {outputs} outputs, but this estimator has learnt {self.n_outputs_}")
+        self.n_outputs_ = outputs
         if first_pass:
             self._initialize([X.shape[1], *hidden, self.n_outputs_], self._dtype_of(X))
         machine = self._fed_machine()
@@ -163,22 +175,39 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _check_settings(self, hidden: list[int], validation: Any, incremental: bool) -> None:
         """What one parameter alone does not tell."""
+        if not all(isinstance(width, Integral) and not isinstance(width, bool) for width in hidden):
+            raise DataError(f"hidden_layer_sizes must be integers, got {hidden}")
         if any(width <= 0 for width in hidden):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        self._hidden_activations(len(hidden))
+        if isinstance(self.solver, str) and self.solver not in (known := ["lbfgs", *sorted(Optimizer.members)]):
+            raise DataError(f"solver={self.solver!r} is not known; {did_you_mean(self.solver, known)}")
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        if not self._stochastic and (validation is not None or np.any(self.dropout)):
-            name, value = ("dropout", self.dropout) if validation is None else ("validation", "(X, y)")
-            raise ValueError(f"{name}={value} needs a stochastic solver, such as 'adam', not 'lbfgs'")
+        if not self._stochastic:
+            self._check_lbfgs(validation)
         if isinstance(self.loss, Loss) and self.loss.reduction != "mean":
             raise ValueError(f"loss={self.loss!r} is a sum over samples, but alpha goes with a mean: reduction='mean'")
 
-    def _dtype_of(self, X: Any) -> str:
-        """What the network computes in: X's float32 stays, except for L-BFGS-B, whose own arithmetic is float64."""
-        narrow = X.dtype == np.float32 and self._stochastic
-        return self.dtype or ("float32" if narrow else "float64")
+    def _check_lbfgs(self, validation: Any) -> None:
+        """Refuse what only the loop over epochs can do."""
+        asked = {
+            "dropout": self.dropout if np.any(np.asarray(self.dropout) != 0) else None,
+            "schedule": self.schedule,
+            "clip_norm": self.clip_norm,
+            "validation": None if validation is None else "(X, y)",
+        }
+        for name, value in asked.items():
+            if value is not None:
+                raise DataError(f"{name}={value} needs a stochastic solver, such as 'adam', not 'lbfgs'")
 
-    def _initialize(self, units: list[int], dtype: str) -> None:
+    def _dtype_of(self, X: Any) -> Any:
+        """What the network computes in: X's float32 stays, except for L-BFGS-B, whose own arithmetic is float64."""
+        if self.dtype is not None:
+            return self.dtype
+        return np.float32 if X.dtype == np.float32 and self._stochastic else np.float64
+
+    def _initialize(self, units: list[int], dtype: Any) -> None:
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(units)
         self.out_activation_ = self._output()
@@ -190,11 +219,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.coefs_.append(self._random_state.uniform(-bound, bound, (inputs, outputs)).astype(dtype, copy=False))
             self.intercepts_.append(self._random_state.uniform(-bound, bound, outputs).astype(dtype, copy=False))
         self._machine = None
-        self.__dict__.pop("_optimizer", None)
+        for private in ("_optimizer", "_dropout_seed"):
+            self.__dict__.pop(private, None)
         if self._stochastic:
             self.loss_curve_: list[float] = []
             self._no_improvement_count = 0
-            self.best_loss_ = None if self.early_stopping else np.inf
+            self.best_loss_: float | None = None
             self.validation_scores_: list[float] | None = None
             self.validation_loss_curve_: list[float] | None = None
             self.best_validation_score_: float | None = None
@@ -206,14 +236,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self._optimizer = optimizer_of(self)
         held_out = None
         if validation is not None:
-            held_out = self._held_out(machine, *self._checked_validation(validation))
+            held_out = self._checked_validation(machine, validation)
         elif self.early_stopping:
             rows, other = self._split(y)
-            held_out = self._held_out(machine, *(chosen_rows(each, other) for each in (X, y, sample_weight)))
+            parts = [chosen_rows(each, other) for each in (X, y, sample_weight)]
+            seen = parts[0] if self.scoring is None or on_device(X) else _safe_indexing(tasks.X, other)
+            held_out = HeldOut(self._samples(machine, *parts), seen, *parts[1:])
             X, y, sample_weight = (chosen_rows(each, rows) for each in (X, y, sample_weight))
         if held_out is not None and self.validation_scores_ is None:
             self.validation_scores_, self.validation_loss_curve_ = [], []
-            self.best_validation_score_ = -np.inf if self.early_stopping else None
+        if self.early_stopping and self.best_validation_score_ is None:
+            self.best_validation_score_ = -np.inf
+        elif not self.early_stopping and self.best_loss_ is None:
+            self.best_loss_ = np.inf
         scorer = None if self.scoring is None or held_out is None else check_scoring(self, self.scoring)
         train = self._samples(machine, X, y, self._training_weights(y, sample_weight))
         Epochs(self, machine, train, held_out, scorer, tasks).run(self.max_iter, incremental)
@@ -233,15 +268,18 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return rows, other
 
-    def _checked_validation(self, validation: Any) -> tuple[Any, Any, Any]:
-        if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
-            raise DataError(f"validation must be (X, y) or (X, y, sample_weight), got {type(validation).__name__}")
-        X, y, sample_weight = (*validation, None)[:3]
-        X, y = self._validate_input(X, y, incremental=True, reset=False)
-        return X, y, _checked_weights(sample_weight, X)
-
-    def _held_out(self, machine: Machine, X: Any, y: Any, sample_weight: Any) -> HeldOut:
-        return HeldOut(self._samples(machine, X, y, sample_weight), X, y, sample_weight)
+    def _checked_validation(self, machine: Machine, validation: Any) -> HeldOut:
+        entries = len(validation) if isinstance(validation, tuple | list) else 0
+        if entries not in (2, 3):
+            got = f"{entries} entries" if entries else type(validation).__name__
+            raise DataError(f"validation must be (X, y) or (X, y, sample_weight), got {got}")
+        given, y, sample_weight = (*validation, None)[:3]
+        try:
+            X, y = self._validate_input(given, y, incremental=True, reset=False)
+            sample_weight = _checked_weights(sample_weight, X)
+            return HeldOut(self._samples(machine, X, y, sample_weight), given, y, sample_weight)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"validation: {error}") from None
 
     def _samples(self, machine: Machine, X: Any, y: Any, sample_weight: Any) -> Samples:
         encoded = self._encoded(y)
@@ -260,8 +298,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _fed_machine(self) -> Machine:
         """The network of these attributes, with coefs_ and intercepts_ in it; the one at hand where it still fits."""
-        shapes = [np.shape(coef) for coef in self.coefs_]
-        dtype = "float32" if self.coefs_[0].dtype == np.float32 else "float64"
+        shapes = self._shapes()
+        dtype = "float32" if np.asarray(self.coefs_[0]).dtype == np.float32 else "float64"
         settings = self.activation, self.out_activation_, self.loss, self.dropout, self.device
         key = (shapes, dtype, *(each if isinstance(each, str) else repr(each) for each in settings))
         machine = self._machine
@@ -274,6 +312,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             with machine.session():
                 machine.load(self.coefs_, self.intercepts_)
         return machine
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        """Those of coefs_, which anyone may have assigned."""
+        shapes = [np.shape(coef) for coef in self.coefs_]
+        if not shapes or any(len(shape) != 2 for shape in shapes):
+            raise ShapeError(f"coefs_ must be a list of one matrix a layer, got the shapes {shapes}")
+        ends, wanted = (shapes[0][0], shapes[-1][1]), (getattr(self, "n_features_in_", shapes[0][0]), self.n_outputs_)
+        if ends != wanted:
+            raise ShapeError(f"coefs_ are for (features, outputs) = {ends}, but {wanted} is needed")
+        return shapes
 
     def _structure(self, shapes: list[tuple[int, int]], dtype: str) -> Structure:
         sizes = [shapes[0][0], *(width for _, width in shapes)]
@@ -316,8 +364,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _outputs(self, X: Any) -> tuple[Any, Callable[[Any], Any]]:
         """The network's outputs for X, where X lies, and what gives a result from them back as the kind that X is."""
-        if not self._fitting:  # a scorer in a fit gives rows that have been checked
-            X = checked(self, X, reset=False)
+        X = checked(self, X, reset=False)
         machine = self._fed_machine()
         with machine.session() as network:
             backend, outputs = network.backend, network.outputs(machine.rows(X))

@@ -15,6 +15,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted
 
+from gpubp.checks import number
+from gpubp.errors import DataError
 from gpubp.losses import DEFAULTS, Loss
 from gpubp.sklearn.base import OUTPUTS, BaseMLP
 from gpubp.sklearn.inputs import checked_pair, on_device, to_host
@@ -32,12 +34,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         solver: besides "lbfgs", "sgd" and "adam" any optimizer of gpubp: a name, with `learning_rate_init` as its rate,
             or an object, which has its own. Its decay and `alpha` add up, but AdamW uses its own decay alone.
         loss: "log_loss", or a gpubp Loss.
-        class_weight: {class: weight} or "balanced"; multiplies sample_weight in training, not in scores.
+        class_weight: {class: weight}, 1 for those left out, or "balanced", or a list with a dict a label for several
+            labels a sample; multiplies sample_weight in training, not in scores.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
-        dtype: "float32", "float64", or None for that of X, which is float64 unless X is float32.
+        dtype: "float32", "float64", or None for that of X: float32 where X is, unless the solver is "lbfgs", else
+            float64.
         dropout: the probability of dropping a hidden unit while training, or a list with one for each layer's input.
-        schedule: a name ("cosine"), a Schedule or a function step -> factor on the learning rate.
-        scoring: what `early_stopping` watches: any scorer of scikit-learn; None is the accuracy.
+        schedule: a name ("cosine"), a Schedule or a function step -> factor on the learning rate; named ones end with
+            `max_iter`, so that to reach it is no reason for a ConvergenceWarning.
+        scoring: what `early_stopping` watches and validation_scores_ hold: any scorer of scikit-learn, by name or as a
+            function (estimator, X, y) -> float; None is the accuracy.
         restore_best_weights: whether early stopping ends with the best epoch's weights, as scikit-learn's does.
         clip_norm: the largest Euclidean norm of all gradients together.
 
@@ -143,11 +149,6 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "MLPClassifier":
         """One epoch over these rows, from the present parameters; the first call needs all `classes`."""
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' needs all of y, which partial_fit does not see: give a dict, "
-                "dict(zip(classes, sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, y=y)))"
-            )
         if _check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
@@ -178,6 +179,20 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The accuracy; for several labels a sample, the share of rows whose labels are all right."""
         return float(accuracy_score(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))
+
+    def _check_settings(self, hidden: list[int], validation: Any, incremental: bool) -> None:
+        super()._check_settings(hidden, validation, incremental)
+        if self.class_weight == "balanced" and incremental:
+            raise ValueError(
+                "class_weight='balanced' needs all of y, which partial_fit does not see: give a dict, "
+                "dict(zip(classes, sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, y=y)))"
+            )
+        by_label = self.class_weight if isinstance(self.class_weight, list) else [self.class_weight or {}]
+        for weights in by_label if self.class_weight != "balanced" else ():
+            if not isinstance(weights, dict):
+                raise DataError(f"class_weight must be a dict or, for several labels, a list of dicts, got {weights!r}")
+            for label, weight in weights.items():
+                number(f"class_weight[{label!r}]", weight, least=0)
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         X, y = checked_pair(self, X, y, reset=reset, y_numeric=False)
@@ -215,7 +230,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _training_weights(self, y: Any, sample_weight: Any) -> Any:
         if self.class_weight is None:
             return sample_weight
-        weights = compute_sample_weight(self.class_weight, y)
+        named = isinstance(self.class_weight, dict) and y.ndim == 1
+        seen = np.concatenate([y, self.classes_]) if named else y  # partial_fit may lack a class that has a weight
+        weights = compute_sample_weight(self.class_weight, seen)[: len(y)]
         return weights if sample_weight is None else weights * sample_weight
 
     def _output(self) -> str:

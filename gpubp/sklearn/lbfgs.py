@@ -76,7 +76,7 @@ def minimize(estimator: Any, objective: Objective, tasks: Tasks) -> None:
         callback=iteration if tasks.wanted else None,
         options={"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol},
     )
-    tasks.end()
+    tasks.drop()
     estimator.n_iter_ = result.nit if stopped else _check_optimize_result("lbfgs", result, estimator.max_iter)
     estimator.loss_ = float(estimator._reported(result.fun))
     objective.set_theta(result.x)

@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite, nan
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,19 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpubp import schedules
 from gpubp.data.batches import ArrayBatches
+from gpubp.errors import DataError
 from gpubp.optimizers import squared_norm
 from gpubp.sklearn.machine import Machine, Samples
 from gpubp.sklearn.steps import before_step, change_rate
 from gpubp.sklearn.tasks import Tasks
 from gpubp.training import interruptible
 
+FIT = 7  # the caller of fit, counted from a function that _fit_stochastic calls: whom a warning is about
+
 
 @dataclass
 class HeldOut:
-    """Validation data: as the network takes them, and as a scorer does."""
+    """Validation data: as the network takes them, and as a scorer does, X being as the user gave it."""
 
     samples: Samples
     X: Any
@@ -60,16 +65,17 @@ class Epochs:
                     self.tasks.begin("epoch")
                     loss = self._epoch(interrupted)
                     if loss is None:
-                        warnings.warn("Training interrupted by user.", stacklevel=4)
+                        self.tasks.drop()
+                        warnings.warn("Training interrupted by user.", stacklevel=FIT)
                         break
                     if self._finished(loss) or incremental:
                         break
-                    if estimator.n_iter_ == estimator.max_iter:
+                    if estimator.n_iter_ == estimator.max_iter and estimator.schedule is None:  # which would end there
                         warnings.warn(
                             f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) "
                             "reached and the optimization hasn't converged yet.",
                             ConvergenceWarning,
-                            stacklevel=4,
+                            stacklevel=FIT,
                         )
         finally:
             self.optimizer.weight_decay = self.own_decay
@@ -94,14 +100,21 @@ class Epochs:
                 backend.run(squared_norm, network.arena.weight_parameters, ledger[1, step, ...])
                 optimizer.weight_decay = self.own_decay + (self.alpha / sums[step] if sums[step] else 0.0)
             self.before_step()
-            rate = self.factor and optimizer.learning_rate * float(self.factor(optimizer.steps))
-            network.update(x, targets, weights, optimizer, ledger[0, step, ...], rate, self.estimator.clip_norm)
+            clip_norm, cost = self.estimator.clip_norm, ledger[0, step, ...]
+            network.update(x, targets, weights, optimizer, cost, self._rate(), clip_norm)
             if interrupted():
                 return None
         costs, norms = backend.to_numpy(ledger).astype(np.float64)
         penalties = 0.5 * self.alpha * np.divide(norms, sums, out=np.zeros_like(sums), where=sums != 0)
         means = self.estimator._reported(costs) + penalties + self._constants(order, sums)
         return float(means @ self.counts) / self.rows
+
+    def _rate(self) -> float | None:
+        """The learning rate of the next step by the schedule; None for the optimizer's own."""
+        if self.factor is None:
+            return None
+        given, step = self.estimator.schedule, self.optimizer.steps
+        return float(self.optimizer.learning_rate * _finite(f"schedule={given!r}", self.factor(step)))
 
     def _shuffled(self) -> Any:
         """A new order of all rows, drawn as scikit-learn's `shuffle` draws it."""
@@ -153,11 +166,16 @@ class Epochs:
         scores = self.network.score(samples.x, samples.targets, samples.weights, table)
         estimator.validation_loss_curve_.append(float(estimator._reported(scores["loss"])) + samples.constant)
         if self.scorer:
-            weighted = {} if held_out.sample_weight is None else {"sample_weight": held_out.sample_weight}
-            scores["score"] = float(self.scorer(estimator, held_out.X, held_out.y, **weighted))
+            diverged = not isfinite(scores["loss"])
+            scores["score"] = nan if diverged else self._scored(held_out)
         estimator.validation_scores_.append(scores["score"])
         if estimator.verbose:
             print(f"Validation score: {scores['score']:f}")
+
+    def _scored(self, held_out: HeldOut) -> float:
+        weighted = {} if held_out.sample_weight is None else {"sample_weight": held_out.sample_weight}
+        score = self.scorer(self.estimator, held_out.X, held_out.y, **weighted)
+        return _finite(f"scoring={self.estimator.scoring!r}", score)
 
     def _judge_score(self) -> None:
         estimator, score = self.estimator, self.estimator.validation_scores_[-1]
@@ -196,11 +214,18 @@ class Epochs:
         return False
 
 
+def _finite(giver: str, value: Any) -> float:
+    """What a user's function has given."""
+    if not isinstance(value, Real) or not isfinite(value):
+        raise DataError(f"{giver} gave {value!r}, not a finite number")
+    return float(value)
+
+
 def _batch_size(wanted: Any, rows: int) -> int:
     if wanted == "auto":
         return min(200, rows)
     if wanted > rows:
         warnings.warn(
-            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=6
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=FIT + 1
         )
     return int(np.clip(wanted, 1, rows))

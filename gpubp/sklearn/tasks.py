@@ -13,7 +13,7 @@ class Tasks:
         self, estimator: Any, X: Any, y: Any, sample_weight: Any, iterations: int, attributes: Attributes
     ) -> None:
         self.wanted = hasattr(estimator, "_skl_callbacks")
-        self._attributes = attributes
+        self.X, self._attributes = X, attributes
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         self._given = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self._fit = estimator._init_callback_context(max_subtasks=iterations)
@@ -31,6 +31,12 @@ class Tasks:
             return False
         iteration, self._iteration = self._iteration, None
         return bool(iteration.call_on_fit_task_end(**self._given, reconstruction_attributes=self._attributes))
+
+    def drop(self) -> None:
+        """End an iteration that came to nothing: callbacks are not told what it left."""
+        if self._iteration is not None:
+            self._iteration.call_on_fit_task_end(estimator=self._given["estimator"])
+            self._iteration = None
 
     def finish(self) -> None:
         self._fit.call_on_fit_task_end(**self._given, reconstruction_attributes=self._attributes)
