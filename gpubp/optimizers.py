@@ -173,7 +173,10 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise DataError("nesterov=True needs a momentum, such as momentum=0.9")
         self.state_names = ("v",) if momentum else ()
-        self.kernel = sgd_nesterov if nesterov else sgd_momentum if momentum else sgd
+
+    @property
+    def kernel(self) -> Kernel:  # type: ignore[override]  # no attribute, as a pickle cannot hold a kernel
+        return sgd_nesterov if self.nesterov else sgd_momentum if self._momentum else sgd
 
     @property
     def momentum(self) -> float:

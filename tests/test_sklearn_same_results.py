@@ -113,11 +113,37 @@ def test_solvers(solver: str, target: str) -> None:
     same(fit(target), target, **SOLVERS[solver])
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_targets_and_weights(target: str, solver: str) -> None:
+@pytest.mark.parametrize(
+    ("solver", "target"),
+    [("adam", target) for target in TARGETS] + [("lbfgs", target) for target in TARGETS if target != "two outputs"],
+)
+def test_targets_and_weights(solver: str, target: str) -> None:
     same(fit(target), target, solver=solver)
     same(fit(target, sample_weight=WEIGHTS), target, solver=solver)
+
+
+def test_lbfgs_of_two_outputs_has_the_gradient_of_its_value_and_reports_the_mean() -> None:
+    """scikit-learn's value is the mean over the outputs, its gradient that of their sum."""
+    y = TARGETS["two outputs"][2]
+    for module, ratio in ((sklearn.neural_network, 2), (gpubp.sklearn, 1)):
+        reg = module.MLPRegressor(**SIZES | {"max_iter": 2000}, solver="lbfgs", alpha=0.05, tol=0.01).fit(X, y)
+        penalty = 0.5 * reg.alpha * sum(np.sum(coef**2) for coef in reg.coefs_) / len(X)
+        assert reg.loss_ == pytest.approx(0.5 * np.mean((reg.predict(X) - y) ** 2) + penalty)
+        reg.set_params(alpha=0.0)
+        (low, _, _), (_, slope, direction), (high, _, _) = (along(reg, y, step) for step in (-1e-5, 0.0, 1e-5))
+        assert slope @ direction == pytest.approx(ratio * (high - low) / 2e-5, rel=1e-6)
+
+
+def along(reg: Any, y: Any, step: float) -> tuple[float, Any, Any]:
+    """The value and gradient so far from a fixed place in a fixed direction, and the direction."""
+    draw = np.random.default_rng(1)
+    count = sum(each.size for each in reg.coefs_ + reg.intercepts_)
+    place, direction = draw.uniform(-1, 1, (2, count))
+    if hasattr(reg, "_machine"):
+        return *reg._loss_grad_lbfgs(place + step * direction, X, y, None), direction
+    layers = [X, *(np.empty((len(X), coef.shape[1])) for coef in reg.coefs_)]
+    others = [[np.empty_like(each) for each in like] for like in (layers[1:], reg.coefs_, reg.intercepts_)]
+    return *reg._loss_grad_lbfgs(place + step * direction, X, y, None, layers, *others), direction
 
 
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
@@ -246,8 +272,38 @@ def test_what_is_printed(settings: dict[str, Any], capsys: pytest.CaptureFixture
     assert printed[0] == printed[1]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS.keys() - {"lbfgs"})
 def test_float32(solver: str) -> None:
     for target in TARGETS:
         y = TARGETS[target][2]
         same(lambda estimator, y=y: estimator.fit(X.astype(np.float32), y), target, np.float32, **SOLVERS[solver])
+
+
+@pytest.mark.parametrize("target", ["labels", "counts"])
+def test_lbfgs_computes_in_float64_whatever_it_is_given(target: str) -> None:
+    narrow = X.astype(np.float32)
+
+    def act(estimator: Any) -> None:
+        ours = type(estimator).__module__.startswith("gpubp")
+        estimator.fit(narrow if ours else narrow.astype(np.float64), TARGETS[target][2])
+
+    same(act, target, solver="lbfgs")
+
+
+def test_a_float32_fit_predicts_in_float32_whatever_it_is_given() -> None:
+    reg = gpubp.sklearn.MLPRegressor(**SIZES, dtype="float32", device="cpu", tol=1.0, n_iter_no_change=1)
+    reg.fit(X, NUMBERS)
+    assert reg.predict(X).dtype == reg.predict(X.astype(np.float32)).dtype == np.float32
+    np.testing.assert_array_equal(reg.predict(X), reg.predict(X.astype(np.float32)))
+
+
+def test_a_warm_start_that_finds_nothing_better_ends_with_the_best_weights_of_before() -> None:
+    """Where scikit-learn has written over them and ends with its last."""
+    settings = {"early_stopping": True, "warm_start": True, "validation_fraction": 0.3, "learning_rate_init": 0.1}
+    reg = gpubp.sklearn.MLPRegressor(**SIZES | settings, device="cpu", tol=10.0, n_iter_no_change=1).fit(X, NUMBERS)
+    best = [coef.copy() for coef in reg.coefs_]
+    score = reg.best_validation_score_
+    reg.set_params(random_state=3, scoring=lambda *given: -1e9).fit(X, NUMBERS)  # every epoch is worse
+    assert reg.best_validation_score_ == score
+    for kept, before in zip(reg.coefs_, best, strict=True):
+        np.testing.assert_array_equal(kept, before)

@@ -64,8 +64,9 @@ def joblibbed(estimator: Any, folder: Path) -> Any:
     [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each)), joblibbed],
     ids=["copy", "pickle", "joblib"],
 )
-def test_copies_go_on_by_themselves(copied: Callable[..., Any], tmp_path: Path) -> None:
-    estimator = classifier(warm_start=True, dropout=0.2).fit(X, Y).partial_fit(X, Y)
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_copies_go_on_by_themselves(copied: Callable[..., Any], solver: str, tmp_path: Path) -> None:
+    estimator = classifier(solver=solver, warm_start=True, dropout=0.2).fit(X, Y).partial_fit(X, Y)
     other = copied(estimator, tmp_path) if copied is joblibbed else copied(estimator)
     before = parameters(other)
     np.testing.assert_array_equal(estimator.predict_proba(X), other.predict_proba(X))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sized
 from inspect import Parameter, signature
 from itertools import repeat
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gpubp.data.arrays import DeviceRows
 from gpubp.errors import DataError
 from gpubp.kernel import Array
 
+GATHERED = 1 << 16  # numbers: several small batches in one operation, and no more than a cache holds
 DeviceBatch = tuple[Array, Array, Array | None]  # x, targets, weights
 Convert = Callable[[Any, Any, Any], DeviceBatch]  # from what a user gives to what a network takes
 
@@ -30,9 +32,9 @@ class ArrayBatches:
         self.shuffle = shuffle and self.size < self.rows
         self.weighted = weights is not None
         self.streamed = [column for column in self.columns if isinstance(column, DeviceRows)]
-        # One buffer for each column on the device, filled anew for every batch.
+        # One buffer for each column on the device, for as many batches as are gathered at once.
         self.buffers = {
-            place: backend.empty((self.size, *column.shape[1:]), column.dtype)
+            place: backend.empty((self._abreast(column) * self.size, *column.shape[1:]), column.dtype)
             for place, column in enumerate(self.columns)
             if self.shuffle and not isinstance(column, DeviceRows)
         }
@@ -65,13 +67,19 @@ class ArrayBatches:
         reads = ([column.read(rows) for column in self.streamed] for rows in choices)
         return self.backend.uploaded(reads, self.streamed[0].dtype)
 
+    def _abreast(self, column: Array) -> int:
+        """How many batches of a column are gathered at once."""
+        return min(max(1, GATHERED // (self.size * prod(column.shape[1:]))), len(self))
+
     def _chosen(self, place: int, part: slice, order: Array | None) -> Array:
         if order is None:
             return self.columns[place][part]
-        rows = order[part]
-        out = self.buffers[place][: len(rows)]
-        self.backend.gather(self.columns[place], rows, out)
-        return out
+        buffer = self.buffers[place]
+        start = part.start % len(buffer)
+        if not start:
+            rows = order[part.start : part.start + len(buffer)]
+            self.backend.gather(self.columns[place], rows, buffer[: len(rows)])
+        return buffer[start : start + part.stop - part.start]
 
 
 class StreamBatches:

@@ -45,9 +45,12 @@ class Objective:
             network.backward(batch)
             cost += float(backend.to_numpy(out))
             gradient += self._packed(self.grads)
-        weights = np.asarray(theta[: self.weights_end], np.float64)
-        gradient[: self.weights_end] += self.alpha / self.total * weights
-        return cost + 0.5 * self.alpha / self.total * float(weights @ weights), gradient
+        gradient[: self.weights_end] += self.alpha / self.total * theta[: self.weights_end]
+        return cost + self.penalty(theta), gradient
+
+    def penalty(self, theta: Any) -> float:
+        weights = theta[: self.weights_end]
+        return 0.5 * self.alpha / self.total * float(weights @ weights)
 
     def _packed(self, arrays: list[Any]) -> Any:
         to_numpy = self.machine.network.backend.to_numpy
@@ -78,5 +81,6 @@ def minimize(estimator: Any, objective: Objective, tasks: Tasks) -> None:
     )
     tasks.drop()
     estimator.n_iter_ = result.nit if stopped else _check_optimize_result("lbfgs", result, estimator.max_iter)
-    estimator.loss_ = float(estimator._reported(result.fun))
+    penalty = objective.penalty(result.x)
+    estimator.loss_ = float(estimator._reported(result.fun - penalty)) + penalty
     objective.set_theta(result.x)
