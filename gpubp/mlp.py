@@ -19,7 +19,7 @@ from gpubp.jacobians import Jacobians, jacobians
 from gpubp.kernel import Array
 from gpubp.losses import Loss
 from gpubp.network import Backprop, Network
-from gpubp.optimizers import Optimizer
+from gpubp.optimizers import Optimizer, as_object
 from gpubp.structure import Structure
 from gpubp.training import Trainer
 
@@ -234,7 +234,7 @@ class MLP:
         with self._lock, network.backend.active():  # not _session, whose generator costs a microsecond
             inputs, targets, weights = self._sample(x, y, sample_weight, may_wait=False)
             cost = network.backend.empty((), self.dtype)
-            network.update(inputs, targets, weights, _object(optimizer), cost)
+            network.update(inputs, targets, weights, as_object(optimizer), cost)
             return cost
 
     def apply_gradients(self, weight_grads: Sequence[Any], bias_grads: Sequence[Any], optimizer: Optimizer) -> None:
@@ -250,7 +250,7 @@ class MLP:
             for params in network.parameters:
                 if params.mask is not None:
                     params.weight_grad[...] *= params.mask
-            _object(optimizer).update(network.backend, network.arena)
+            as_object(optimizer).update(network.backend, network.arena)
 
     def fit(
         self,
@@ -422,12 +422,3 @@ class MLP:
 
 def _seed(seed: int | None) -> int:
     return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else checks.seed(seed, ", or None")
-
-
-def _object(optimizer: Any) -> Optimizer:
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    raise DataError(
-        f"optimizer must be an object such as gpubp.SGD(0.1), got {optimizer!r}: "
-        "a name would start afresh at every step"
-    )

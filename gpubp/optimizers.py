@@ -138,6 +138,16 @@ class Optimizer(Component):
         backend.run(self.kernel, arena.parameters, *self.state.values(), arena.gradients, *numbers)
 
 
+def as_object(optimizer: Any) -> Optimizer:
+    """An optimizer whose state lasts from one step to the next; DataError for a name."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    raise DataError(
+        f"optimizer must be an object such as gpubp.SGD(0.1), got {optimizer!r}: "
+        "a name would start afresh at every step"
+    )
+
+
 @elementwise("p, g, rate -> p", source=SOURCE, scratch=1)
 def sgd(xp: Any, p: Array, g: Array, rate: float, s: Array) -> None:
     xp.multiply(g, rate, out=s)

@@ -138,7 +138,7 @@ def test_out_of_memory_says_what_was_asked_and_what_fits(emulated: Any, rng: np.
     assert "give a smaller batch_size" in text
     fits = int(text.split("has about ")[1].split()[0])
     assert 1000 < fits < 40000
-    history = net.fit(x, y, epochs=1, batch_size=int(0.9 * fits), verbose=0)  # and the network is as it was
+    history = net.fit(x, y, epochs=1, batch_size=int(0.8 * fits), verbose=0)  # and the network is as it was
     assert history.stopped == "finished"
 
 

@@ -69,7 +69,8 @@ class ArrayBatches:
 
     def _abreast(self, column: Array) -> int:
         """How many batches of a column are gathered at once."""
-        return min(max(1, GATHERED // (self.size * prod(column.shape[1:]))), len(self))
+        width = int(prod(column.shape[1:]))
+        return min(max(1, GATHERED // (self.size * width)), len(self))
 
     def _chosen(self, place: int, part: slice, order: Array | None) -> Array:
         if order is None:

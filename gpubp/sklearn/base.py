@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight
 from gpubp.activations import Activation
 from gpubp.data.arrays import returner
 from gpubp.errors import DataError, ShapeError
+from gpubp.from_sklearn import OUTPUTS, hidden_activations
 from gpubp.losses import Loss
 from gpubp.optimizers import Optimizer
 from gpubp.registry import did_you_mean
@@ -31,7 +32,6 @@ from gpubp.sklearn.tasks import Tasks
 from gpubp.structure import Structure
 
 DTYPES: set[Any] = {np.dtype(np.float32), np.dtype(np.float64)}
-OUTPUTS = {"softmax": "softmax", "logistic": "sigmoid", "identity": "identity", "exp": "exp"}  # by out_activation_
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
@@ -179,7 +179,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             raise DataError(f"hidden_layer_sizes must be integers, got {hidden}")
         if any(width <= 0 for width in hidden):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
-        self._hidden_activations(len(hidden))
+        hidden_activations(self.activation, len(hidden))
         if isinstance(self.solver, str) and self.solver not in (known := ["lbfgs", *sorted(Optimizer.members)]):
             raise DataError(f"solver={self.solver!r} is not known; {did_you_mean(self.solver, known)}")
         if self.early_stopping and incremental:
@@ -211,7 +211,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(units)
         self.out_activation_ = self._output()
-        names = [activation.name for activation in self._hidden_activations(len(units) - 2)]
+        names = [activation.name for activation in hidden_activations(self.activation, len(units) - 2)]
         names.append(names[-1] if names else "")  # scikit-learn draws the output layer's weights as the layer's before
         self.coefs_, self.intercepts_ = [], []
         for (inputs, outputs), name in zip(pairwise(units), names, strict=True):
@@ -289,13 +289,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     # -- the network ---------------------------------------------------------------------------------------------------
 
-    def _hidden_activations(self, count: int) -> list[Activation]:
-        given = self.activation
-        entries = [given] * count if isinstance(given, str | Activation) else list(given)
-        if len(entries) != count:
-            raise DataError(f"activation has {len(entries)} entries, but there are {count} hidden layers")
-        return [Activation.resolve("sigmoid" if entry == "logistic" else entry) for entry in entries]
-
     def _fed_machine(self) -> Machine:
         """The network of these attributes, with coefs_ and intercepts_ in it; the one at hand where it still fits."""
         shapes = self._shapes()
@@ -325,7 +318,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _structure(self, shapes: list[tuple[int, int]], dtype: str) -> Structure:
         sizes = [shapes[0][0], *(width for _, width in shapes)]
-        hidden = self._hidden_activations(len(sizes) - 2)
+        hidden = hidden_activations(self.activation, len(sizes) - 2)
         dropout = self.dropout if isinstance(self.dropout, Real) else list(self.dropout)
         output = OUTPUTS.get(self.out_activation_, self.out_activation_)
         return Structure.build(sizes, hidden, output, self._loss(), True, None, dropout, None, dtype)

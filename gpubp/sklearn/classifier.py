@@ -17,8 +17,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpubp.checks import number
 from gpubp.errors import DataError
+from gpubp.from_sklearn import OUTPUTS
 from gpubp.losses import DEFAULTS, Loss
-from gpubp.sklearn.base import OUTPUTS, BaseMLP
+from gpubp.sklearn.base import BaseMLP
 from gpubp.sklearn.inputs import checked_pair, on_device, to_host
 
 

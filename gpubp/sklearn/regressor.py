@@ -12,17 +12,10 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from gpubp.losses import AbsoluteError, Huber, Loss, Poisson, Quantile, SquaredError
+from gpubp.from_sklearn import LOSSES
+from gpubp.losses import Loss, Poisson
 from gpubp.sklearn.base import BaseMLP
 from gpubp.sklearn.inputs import checked_pair, to_host
-
-LOSSES: dict[str, Loss] = {
-    "squared_error": SquaredError(half=True),
-    "poisson": Poisson(),
-    "absolute_error": AbsoluteError(),
-    "huber": Huber(),
-    "quantile": Quantile(),
-}
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
