@@ -54,7 +54,7 @@ def versions_of(name: str, distributions: tuple[str, ...]) -> dict[str, str]:
         except ImportError:
             return found
         for pool in pools:
-            if pool["user_api"] == "blas" and "scipy" not in pool["filepath"]:  # which has one of its own
+            if pool["user_api"] == "blas" and "scipy.libs" not in pool["filepath"]:  # another, its own
                 found[f"BLAS of {name}"] = f"{pool['internal_api']} {pool['version']} {pool['architecture']}"
     return found
 
