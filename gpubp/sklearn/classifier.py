@@ -219,7 +219,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return len(self.classes_) if self._label_binarizer.y_type_.startswith("multi") else 1
 
     def _encoded(self, y: Any) -> Any:
-        return self._encoded_indicator(self._label_binarizer.transform(y))
+        if self._label_binarizer.y_type_.startswith("multilabel"):
+            return self._label_binarizer.transform(y)
+        places = np.searchsorted(self.classes_, y)  # a tenth of the time of transform, which checks what is checked
+        return places if self._multiclass else places[:, None]
 
     def _encoded_indicator(self, indicator: Any) -> Any:
         return indicator.argmax(axis=1) if self._multiclass else indicator
