@@ -155,7 +155,7 @@ def test_a_learning_rate_that_is_too_large(settings: dict[str, Any]) -> None:
         ("coefs_", 0, np.zeros((3, 6)), r"coefs_ are for \(features, outputs\) = \(3, 3\), but \(4, 3\) is needed"),
         ("coefs_", 2, np.zeros((5, 2)), r"coefs_ are for \(features, outputs\) = \(4, 2\), but \(4, 3\) is needed"),
         ("coefs_", 0, np.zeros((4, 7)), r"coefs_\[1\] has shape \(6, 5\), but \(7, 5\) is needed"),
-        ("coefs_", 1, np.zeros(6), r"coefs_ must be a list of one matrix a layer, got the shapes \[\(4, 6\), \(6,\)"),
+        ("coefs_", 1, np.zeros(6), r"coefs_ must be a list with one matrix a layer, got \[\(4, 6\), \(6,\)"),
         ("intercepts_", 1, np.zeros(4), r"intercepts_\[1\] has shape \(4,\), but \(5,\) is needed"),
     ],
 )
@@ -175,7 +175,7 @@ def test_too_few_parameters() -> None:
     estimator.intercepts_ = estimator.intercepts_[:2]
     refused("intercepts_ has 2 entries, but the network has 3 layers", lambda: estimator.predict(X))
     estimator.coefs_ = []
-    refused(r"coefs_ must be a list of one matrix a layer, got the shapes \[\]", lambda: estimator.predict(X))
+    refused(r"coefs_ must be a list with one matrix a layer, got \[\]", lambda: estimator.predict(X))
 
 
 def test_partial_fits() -> None:
@@ -185,3 +185,25 @@ def test_partial_fits() -> None:
     refused("y has 3 outputs, but this estimator has learnt 1", lambda: regressor().fit(X, T).partial_fit(X, LABELS))
     with pytest.raises(AttributeError, match="has no attribute 'partial_fit'"):
         regressor(solver="lbfgs").partial_fit(X, T)
+
+
+@pytest.mark.parametrize("value", [None, 3, "weights"])
+def test_parameters_that_are_no_lists(value: Any) -> None:
+    for name in ("coefs_", "intercepts_"):
+        estimator = classifier().fit(X, Y)
+        setattr(estimator, name, value)
+        refused(rf"{name} must be a list with one|{name} has", lambda: estimator.predict(X))  # noqa: B023
+
+
+def test_parameters_that_are_no_numbers() -> None:
+    estimator = regressor().fit(X, T)
+    estimator.intercepts_[1] = np.array(list("abcde"))
+    refused(r"intercepts_\[1\] has dtype <U1, but numbers are needed", lambda: estimator.predict(X))
+
+
+def test_a_scorer_that_takes_no_weights() -> None:
+    reg = regressor(early_stopping=True, scoring=lambda fitted, x, y: 0.0)
+    refused(
+        r"scoring=<function .* cannot be called as scorer\(estimator, X, y, sample_weight\): got an unexpected keyword",
+        lambda: reg.fit(X, T, WEIGHTS),
+    )

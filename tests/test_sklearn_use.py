@@ -145,3 +145,31 @@ def test_warnings_are_about_the_line_that_fits() -> None:
         with pytest.warns((ConvergenceWarning, UserWarning)) as caught:
             act()
         assert {each.filename for each in caught} == {__file__}
+
+
+def test_tensors_on_the_host_keep_their_dtype() -> None:
+    """What speaks DLPack and has a dtype that NumPy does not know, as PyTorch's tensors do."""
+
+    class Tensor:
+        dtype = "torch.float32"
+
+        def __init__(self, array: Any) -> None:
+            self.array, self.shape, self.ndim = array, array.shape, array.ndim
+
+        def __len__(self) -> int:
+            return len(self.array)
+
+        def __array__(self, *given: Any, **named: Any) -> Any:
+            return self.array
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    narrow = X.astype(np.float32)
+    found, expected = regressor().fit(Tensor(narrow), Tensor(T)), regressor().fit(narrow, T)
+    assert found.coefs_[0].dtype == np.float32
+    assert same(found, expected)
+    np.testing.assert_array_equal(found.predict(Tensor(narrow)), expected.predict(narrow))

@@ -172,7 +172,7 @@ def _check_finite(name: str, a: Any, xp: Any, first_row: int = 0) -> None:
         numbers = [place[0] + first_row, *place[1:]]
         where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), numbers, strict=False))
         raise DataError(
-            f"{name} has {count} values that are not finite, the first in {where} ({a[tuple(place)]}); "
+            f"{name} has {count} values that are not finite, the first in {where} ({float(a[tuple(place)])}); "
             "remove or impute them first"
         )
 

@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 from gpubp.activations import Activation
+from gpubp.backends import get_backend
 from gpubp.data.arrays import returner
 from gpubp.errors import DataError, ShapeError
 from gpubp.from_sklearn import OUTPUTS, hidden_activations
@@ -175,6 +176,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _check_settings(self, hidden: list[int], validation: Any, incremental: bool) -> None:
         """What one parameter alone does not tell."""
+        get_backend(self.device)  # DeviceError before anything is fitted
         if not all(isinstance(width, Integral) and not isinstance(width, bool) for width in hidden):
             raise DataError(f"hidden_layer_sizes must be integers, got {hidden}")
         if any(width <= 0 for width in hidden):
@@ -308,9 +310,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _shapes(self) -> list[tuple[int, int]]:
         """Those of coefs_, which anyone may have assigned."""
-        shapes = [np.shape(coef) for coef in self.coefs_]
+        shapes = [np.shape(coef) for coef in self.coefs_] if isinstance(self.coefs_, list | tuple) else []
         if not shapes or any(len(shape) != 2 for shape in shapes):
-            raise ShapeError(f"coefs_ must be a list of one matrix a layer, got the shapes {shapes}")
+            raise ShapeError(f"coefs_ must be a list with one matrix a layer, got {shapes or self.coefs_!r}")
         ends, wanted = (shapes[0][0], shapes[-1][1]), (getattr(self, "n_features_in_", shapes[0][0]), self.n_outputs_)
         if ends != wanted:
             raise ShapeError(f"coefs_ are for (features, outputs) = {ends}, but {wanted} is needed")

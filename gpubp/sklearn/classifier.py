@@ -44,7 +44,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         schedule: a name ("cosine"), a Schedule or a function step -> factor on the learning rate; named ones end with
             `max_iter`, so that to reach it is no reason for a ConvergenceWarning.
         scoring: what `early_stopping` watches and validation_scores_ hold: any scorer of scikit-learn, by name or as a
-            function (estimator, X, y) -> float; None is the accuracy.
+            function (estimator, X, y) -> float, with sample_weight where there are weights; None is the accuracy.
         restore_best_weights: whether early stopping ends with the best epoch's weights, as scikit-learn's does.
         clip_norm: the largest Euclidean norm of all gradients together.
 

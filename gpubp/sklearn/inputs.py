@@ -6,8 +6,14 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import _check_n_features, validate_data
 
-from gpubp.data.arrays import HOST, check_finite
+from gpubp.data.arrays import HOST, as_host_or_device, check_finite
 from gpubp.errors import DataError, ShapeError
+
+
+def _as_numpy(name: str, a: Any) -> Any:
+    """A tensor on the host as the NumPy array that shares its memory, in its dtype; all else as it is."""
+    foreign = hasattr(a, "__dlpack_device__") and not isinstance(a, np.ndarray | np.generic) and not on_device(a)
+    return as_host_or_device(name, a) if foreign else a
 
 
 def on_device(a: Any) -> bool:
@@ -32,7 +38,7 @@ def to_host(a: Any) -> Any:
 def checked(estimator: Any, X: Any, *, reset: bool, dtype: Any = "numeric") -> Any:
     """X as a finite matrix of numbers: NumPy, CSR or CSC, or CuPy; `reset` takes note of its columns."""
     if not on_device(X):
-        return validate_data(estimator, X, accept_sparse=["csr", "csc"], reset=reset, dtype=dtype)
+        return validate_data(estimator, _as_numpy("X", X), accept_sparse=["csr", "csc"], reset=reset, dtype=dtype)
     return _checked_on_device(estimator, X, reset)
 
 
@@ -42,8 +48,8 @@ def checked_pair(estimator: Any, X: Any, y: Any, *, reset: bool, y_numeric: bool
     if not on_device(X):
         return validate_data(  # type: ignore[no-any-return]
             estimator,
-            X,
-            to_host(y),
+            _as_numpy("X", X),
+            _as_numpy("y", to_host(y)),
             accept_sparse=["csr", "csc"],
             multi_output=True,
             y_numeric=y_numeric,

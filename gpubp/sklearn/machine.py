@@ -9,9 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from gpubp.backends import get_backend
-from gpubp.data.arrays import DeviceRows, as_rows, as_weights
+from gpubp.data.arrays import DeviceRows, as_layers, as_rows, as_weights
 from gpubp.data.rows import Rows
-from gpubp.errors import DataError
 from gpubp.kernel import Array
 from gpubp.network import Network
 from gpubp.structure import Structure
@@ -53,14 +52,9 @@ class Machine:
         """Make these the parameters; views that `published` gave are in place already."""
         arena, backend = self.network.arena, self.network.backend
         for name, given, views in (("coefs_", coefs, arena.weights), ("intercepts_", intercepts, arena.biases)):
-            if len(given) != len(views):
-                raise DataError(f"{name} has {len(given)} entries, but the network has {len(views)} layers")
-            for layer, (value, view) in enumerate(zip(given, views, strict=True)):
-                if value is view or view is None:
-                    continue
-                if np.shape(value) != view.shape:
-                    raise DataError(f"{name}[{layer}] has shape {np.shape(value)}, but {view.shape} is needed")
-                backend.copy(backend.asarray(value, self.network.dtype), view)
+            for value, view in zip(as_layers(name, given, views), views, strict=True):
+                if value is not view:
+                    backend.copy(backend.asarray(value, self.network.dtype), view)
 
     def published(self) -> tuple[list[Any], list[Any]]:
         """coefs_ and intercepts_ as NumPy arrays: on the CPU the network's own, so that changes in place count."""

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from math import isfinite, nan
 from numbers import Real
 from typing import Any
@@ -173,9 +174,15 @@ class Epochs:
             print(f"Validation score: {scores['score']:f}")
 
     def _scored(self, held_out: HeldOut) -> float:
+        named, given = f"scoring={self.estimator.scoring!r}", (self.estimator, held_out.X, held_out.y)
         weighted = {} if held_out.sample_weight is None else {"sample_weight": held_out.sample_weight}
-        score = self.scorer(self.estimator, held_out.X, held_out.y, **weighted)
-        return _finite(f"scoring={self.estimator.scoring!r}", score)
+        try:
+            signature(self.scorer).bind(*given, **weighted)
+        except TypeError as error:
+            raise DataError(
+                f"{named} cannot be called as scorer({', '.join(('estimator, X, y', *weighted))}): {error}"
+            ) from None
+        return _finite(named, self.scorer(*given, **weighted))
 
     def _judge_score(self) -> None:
         estimator, score = self.estimator, self.estimator.validation_scores_[-1]
