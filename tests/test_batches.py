@@ -17,7 +17,7 @@ def epoch(size: int, order: Any) -> list[list[Any]]:
     return [[column.copy() for column in batch] for batch in made.in_order(order)]
 
 
-@pytest.mark.parametrize("gathered", [1, 12, 24, 30, 1 << 16])  # of x the rows of 1, 1, 2, 2 and all batches of 4
+@pytest.mark.parametrize("gathered", [1, 12, 24, 30, 1 << 13])  # of x the rows of 1, 1, 2, 2 and all batches of 4
 def test_every_batch_has_the_rows_of_its_part_of_the_order(gathered: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "GATHERED", gathered)
     order = np.random.default_rng(0).permutation(ROWS)

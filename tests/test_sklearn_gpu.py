@@ -3,8 +3,10 @@
 import gc
 import importlib
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,10 +35,6 @@ def unconverged() -> Iterator[None]:
 
 def cupy() -> Any:
     return importlib.import_module("cupy")
-
-
-def on_host(a: Any) -> Any:
-    return a.get() if hasattr(a, "get") else a
 
 
 # -- the CPU's results -------------------------------------------------------------------------------------------------
@@ -109,27 +107,38 @@ def test_coefs_that_are_assigned(cuda: str) -> None:
 # -- data on the device ------------------------------------------------------------------------------------------------
 
 
-class Tensor:
-    """What lies on a GPU and says so, as another library's tensor does."""
+@pytest.fixture
+def tensor(monkeypatch: pytest.MonkeyPatch) -> type:
+    """The class of another library's arrays, which lie on a GPU and speak DLPack, as PyTorch's do."""
+    library = ModuleType("tensors")
 
-    def __init__(self, array: Any) -> None:
-        self.array, self.shape = array, array.shape
+    class Tensor:
+        def __init__(self, array: Any) -> None:
+            self.array, self.shape = array, array.shape
 
-    def __len__(self) -> int:
-        return len(self.array)
+        def __len__(self) -> int:
+            return len(self.array)
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.array.__dlpack__(**options)
+        def get(self) -> Any:
+            return self.array.get()
 
-    def __dlpack_device__(self) -> Any:
-        return self.array.__dlpack_device__()
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    Tensor.__module__ = "tensors"
+    library.from_dlpack = Tensor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensors", library)
+    return Tensor
 
 
 @pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
 @pytest.mark.parametrize("kind", ["cupy", "dlpack"])
-def test_arrays_on_the_device(kind: str, settings: dict[str, Any], cuda: str) -> None:
+def test_arrays_on_the_device(kind: str, settings: dict[str, Any], tensor: type, cuda: str) -> None:
     def given(a: Any) -> Any:
-        return cupy().asarray(a) if kind == "cupy" else Tensor(cupy().asarray(a))
+        return cupy().asarray(a) if kind == "cupy" else tensor(cupy().asarray(a))
 
     clf, reg = classifier(device=cuda, **settings), regressor(device=cuda, **settings)
     clf.fit(given(X), given(CLASSES), given(WEIGHTS))
@@ -144,7 +153,7 @@ def test_arrays_on_the_device(kind: str, settings: dict[str, Any], cuda: str) ->
         (clf.predict_log_proba(given(Z)), clf.predict_log_proba(Z)),
         (reg.predict(given(Z)), reg.predict(Z)),
     ):
-        assert isinstance(result, cupy().ndarray)
+        assert isinstance(result, cupy().ndarray if kind == "cupy" else tensor)
         np.testing.assert_array_equal(result.get(), expected)
 
 

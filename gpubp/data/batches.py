@@ -13,7 +13,7 @@ from gpubp.data.arrays import DeviceRows
 from gpubp.errors import DataError
 from gpubp.kernel import Array
 
-GATHERED = 1 << 16  # numbers: several small batches in one operation, and no more than a cache holds
+GATHERED = 1 << 13  # numbers: several small batches in one operation, and little memory
 DeviceBatch = tuple[Array, Array, Array | None]  # x, targets, weights
 Convert = Callable[[Any, Any, Any], DeviceBatch]  # from what a user gives to what a network takes
 

@@ -359,10 +359,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _outputs(self, X: Any) -> tuple[Any, Callable[[Any], Any]]:
         """The network's outputs for X, where X lies, and what gives a result from them back as the kind that X is."""
-        X = checked(self, X, reset=False)
+        rows = checked(self, X, reset=False)
         machine = self._fed_machine()
         with machine.session() as network:
-            backend, outputs = network.backend, network.outputs(machine.rows(X))
+            backend, outputs = network.backend, network.outputs(machine.rows(rows))
             if not on_device(X):
                 return backend.to_numpy(outputs), lambda result: result
             give = returner(X, backend)

@@ -165,17 +165,20 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def predict_proba(self, X: Any) -> Any:
         """The probability of each class, in the order of classes_; of each label, for several a sample."""
-        check_is_fitted(self)
-        outputs, given_back = self._outputs(X)
-        if self.n_outputs_ == 1:
-            xp = sys.modules["cupy"] if on_device(outputs) else np
-            outputs = xp.concatenate([1 - outputs, outputs], axis=1)
-        return given_back(outputs)
+        proba, given_back = self._proba(X)
+        return given_back(proba)
 
     def predict_log_proba(self, X: Any) -> Any:
         """The natural logarithm of `predict_proba`; −inf where a probability is 0."""
-        proba = self.predict_proba(X)
-        return (sys.modules["cupy"] if on_device(proba) else np).log(proba)
+        proba, given_back = self._proba(X)
+        return given_back(_module_of(proba).log(proba))
+
+    def _proba(self, X: Any) -> tuple[Any, Any]:
+        check_is_fitted(self)
+        outputs, given_back = self._outputs(X)
+        if self.n_outputs_ == 1:
+            outputs = _module_of(outputs).concatenate([1 - outputs, outputs], axis=1)
+        return outputs, given_back
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The accuracy; for several labels a sample, the share of rows whose labels are all right."""
@@ -255,3 +258,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _module_of(outputs: Any) -> Any:
+    return sys.modules["cupy"] if on_device(outputs) else np
