@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[2]
 BACKEND = ["test_cuda.py"]
 ON_TOP = ["test_curves.py", "test_diagnosis_records.py", "test_jacobians.py", "test_landscape.py", "test_trace.py"]
+ON_TOP += ["test_sklearn_gpu.py"] if find_spec("sklearn") else []
 FILES = BACKEND + ON_TOP  # those with tests marked gpu
 LONGEST = 500  # characters of a failure that are kept
 
