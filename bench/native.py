@@ -34,7 +34,7 @@ class NumpyProducts(NativeBackend):
     def _product(self, tape: Tape, *args: Any) -> None:
         raise UnsuitableError
 
-    def can_descend(self, x: Any, parameters: Any) -> bool:
+    def can_accumulate(self, x: Any, parameters: Any) -> bool:
         return False
 
 
@@ -48,7 +48,7 @@ class OneByOne(NativeBackend):
 class Apart(NativeBackend):
     """Plain gradient steps are kernels of their own."""
 
-    def can_descend(self, x: Any, parameters: Any) -> bool:
+    def can_accumulate(self, x: Any, parameters: Any) -> bool:
         return False
 
 

@@ -13,6 +13,7 @@ from gpubp.backends.base import Backend
 from gpubp.kernel import Array, elementwise
 
 SOURCE = "layers.cuh"
+Fold = tuple[Any, Any, Array]  # alpha, beta and what a weight's gradient is added to: beta · itself + alpha · ∂C/∂W
 
 
 @dataclass(slots=True)
@@ -73,13 +74,13 @@ class Dense:
             backend.column_sum(slot.dz, bias_grad)
 
     def backward(
-        self, backend: Backend, params: Parameters, x: Array, dz: Array, dx: Array | None, step: Any = None
+        self, backend: Backend, params: Parameters, x: Array, dz: Array, dx: Array | None, fold: Fold | None = None
     ) -> None:
-        """∂C/∂x = dz Wᵀ where it is wanted, and ∂C/∂W = xᵀ dz or, given a step, W += step · xᵀ dz at once."""
+        """∂C/∂x = dz Wᵀ where it is wanted, and ∂C/∂W = xᵀ dz, or that added to what it is folded into."""
         if dx is not None:
             backend.matmul(dz, params.weight.T, dx)
-        if step is not None:
-            backend.descend(x.T, dz, step, params.weight)
+        if fold is not None:
+            backend.accumulate(x.T, dz, *fold)
             return
         backend.matmul(x.T, dz, params.weight_grad)
         if params.mask is not None:

@@ -36,22 +36,25 @@ class Arena:
             end += -(-prod(shape) * itemsize // ALIGNMENT) * ALIGNMENT // itemsize
         self.parameters = backend.zeros((end,), dtype)
         self.gradients = backend.zeros((end,), dtype)
+        self.squared_norm = backend.zeros((), dtype)  # of the gradients, for clipping
         depth = len(sizes) - 1
         weights_end = starts[depth] if len(starts) > depth else end
+        self.weights_end = weights_end
         self.weight_parameters = self.parameters[:weights_end]
         self.weight_gradients = self.gradients[:weights_end]
         self.bias_parameters = self.parameters[weights_end:]
         self.bias_gradients = self.gradients[weights_end:]
+        self._places = list(zip(starts, shapes, strict=True))
+        self._use_bias = use_bias
+        self.weights, self.biases = self.cut(self.parameters)
+        self.weight_grads, self.bias_grads = self.cut(self.gradients)
 
-        def views(flat: Array) -> tuple[list[Array], list[Array | None]]:
-            cut = [
-                flat[start : start + prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=True)
-            ]
-            biases = iter(cut[depth:])
-            return cut[:depth], [next(biases) if wanted else None for wanted in use_bias]
-
-        self.weights, self.biases = views(self.parameters)
-        self.weight_grads, self.bias_grads = views(self.gradients)
+    def cut(self, flat: Array) -> tuple[list[Array], list[Array | None]]:
+        """The weights and biases, as views, of a vector that is laid out as the parameters are."""
+        views = [flat[start : start + prod(shape)].reshape(shape) for start, shape in self._places]
+        depth = len(self._use_bias)
+        biases = iter(views[depth:])
+        return views[:depth], [next(biases) if wanted else None for wanted in self._use_bias]
 
 
 class Workspace:

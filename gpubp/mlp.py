@@ -10,7 +10,7 @@ import numpy as np
 
 from gpubp import checkpoint, checks, metrics
 from gpubp.activations import Activation
-from gpubp.backends import get_backend
+from gpubp.backends import get_backend, precise_backend
 from gpubp.data.arrays import as_layers, as_matrix, as_rows, as_usable, as_weights, check_finite, returner
 from gpubp.errors import DataError, DeviceError
 from gpubp.from_sklearn import from_estimator, to_estimator
@@ -39,7 +39,7 @@ class MLP:
             input.
         init: an initializer or its name; None picks one by activation.
         dtype: "float32" or "float64".
-        precision: on CUDA with float32, "tf32" or "bfloat16".
+        precision: on CUDA with float32, "tf32": products of factors rounded to 10 bits after the point.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         seed: of weights, shuffles and dropout; None draws one, kept in `net.seed`.
 
@@ -67,9 +67,9 @@ class MLP:
         seed: int | None = None,
     ) -> None:
         structure = Structure.build(sizes, activation, output, loss, use_bias, masks, dropout, init, dtype)
-        backend = get_backend(device)
-        if precision is not None:
-            raise DeviceError(f"precision={precision!r} is not available on {backend.name}; leave it out")
+        if precision is not None and structure.dtype != "float32":
+            raise DataError(f"precision={precision!r} needs dtype='float32', got dtype={dtype!r}")
+        backend = get_backend(device) if precision is None else precise_backend(device, precision)
         with backend.active():
             self._adopt(Network(structure, backend, _seed(seed)))
             self._network.draw()
@@ -97,6 +97,11 @@ class MLP:
     @property
     def dtype(self) -> str:
         return self._network.dtype
+
+    @property
+    def precision(self) -> str | None:
+        """Of the products, where it is not that of the dtype."""
+        return self._network.backend.precision
 
     @property
     def device(self) -> str:
@@ -376,12 +381,16 @@ class MLP:
     def _state(self) -> dict[str, Any]:
         network = self._network
         counters = {"seed": network.seed, "steps": network.steps, "epochs": network.epochs}
-        return {"structure": network.structure.config(), **counters, "metadata": self.metadata}
+        kept = {"metadata": self.metadata, "precision": self.precision}
+        return {"structure": network.structure.config(), **counters, **kept}
 
     @classmethod
     def _restore(cls, state: dict[str, Any], weights: list[Any], biases: list[Any], device: str) -> Self:
         net = cls.__new__(cls)
-        structure, backend = Structure.from_config(state["structure"]), get_backend(device)
+        structure, precision = Structure.from_config(state["structure"]), state.get("precision")
+        backend = get_backend(device)
+        if precision is not None and backend.name != "cpu":
+            backend = get_backend(device) if precision is None else precise_backend(device, precision)
         with backend.active():
             net._adopt(Network(structure, backend, checks.seed(state["seed"])))
         net._network.steps, net._network.epochs = int(state["steps"]), int(state["epochs"])

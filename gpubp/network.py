@@ -15,10 +15,10 @@ from gpubp.backends import Backend
 from gpubp.backends.base import OutOfMemoryError
 from gpubp.data.targets import Targets
 from gpubp.kernel import Array
-from gpubp.layers import COLUMN_KEY, ROW_KEY, Dense, Dropout, Parameters, Slot
+from gpubp.layers import COLUMN_KEY, ROW_KEY, Dense, Dropout, Fold, Parameters, Slot
 from gpubp.losses import weight_factor, weight_sum, weighted_sum
 from gpubp.memory import Arena, Workspace
-from gpubp.optimizers import Optimizer, clip_by_norm, sgd
+from gpubp.optimizers import SGD, Optimizer, clip_by_norm
 from gpubp.structure import Structure
 
 Keys = Sequence[Any]  # of this step's dropout masks, one a layer; none where nothing is trained
@@ -80,6 +80,7 @@ class Network:
         self.steps = self.epochs = 0  # taken so far: the keys of dropout masks and of shuffles
         self._workspace = Workspace(backend, structure.dtype)
         self._batches: dict[tuple[int, bool], Batch] = {}
+        self._owner: tuple[Any, ...] = ()  # the kernel and the state that captured steps use
 
     def draw(self) -> None:
         """Draw the weights from the seed; biases are 0."""
@@ -198,13 +199,13 @@ class Network:
 
     def forward(self, x: Array, batch: Batch) -> Array:
         """The outputs, in the batch's own buffer."""
-        self._play("forward", batch, self._forward, x)
+        self._play("forward", batch, self._forward, (x,))
         return batch.layers[-1].y
 
     def _forward(self, batch: Batch, x: Array) -> None:
         self.layers[-1].forward(self.backend, self.parameters[-1], self._hidden(x, batch), batch.layers[-1])
 
-    def _play(self, kind: Any, batch: Batch, step: Callable[..., None], *slots: Any) -> None:
+    def _play(self, kind: Any, batch: Batch, step: Callable[..., None], slots: tuple[Any, ...]) -> None:
         """step(batch, *slots), captured when this kind of it, with these settings, is first asked for."""
         loss, settings = self.loss, [tuple(dense.activation.parameters) for dense in self.layers]
         kind = (kind, loss.reduction, tuple(loss.parameters), *settings)
@@ -252,8 +253,10 @@ class Network:
         self.backend.run(weighted_sum, batch.losses, factor, out)
         return factor
 
-    def backward(self, batch: Batch, keys: Keys = (), input_grad: Array | None = None, step: Any = None) -> None:
-        """From the output layer's delta down to all gradients, in the arena, or to weights that took their step."""
+    def backward(
+        self, batch: Batch, keys: Keys = (), input_grad: Array | None = None, folds: Sequence[Fold] = ()
+    ) -> None:
+        """From the output layer's delta down to all gradients, in the arena or added to what they are folded into."""
         for layer in range(len(self.layers) - 1, -1, -1):
             dense, params, slot, dropout = (
                 self.layers[layer],
@@ -266,7 +269,7 @@ class Network:
             elif params.bias_grad is not None:  # the delta is there already
                 self.backend.column_sum(slot.dz, params.bias_grad)
             dx = batch.layers[layer - 1].dy if layer else input_grad
-            dense.backward(self.backend, params, batch.inputs[layer], slot.dz, dx, step)
+            dense.backward(self.backend, params, batch.inputs[layer], slot.dz, dx, folds[layer] if folds else None)
             if dropout and keys and dx is not None and slot.dropout_keys is not None:
                 dropout.run(self.backend, slot.dropout_keys, dx, keys[layer], dx)
 
@@ -285,25 +288,39 @@ class Network:
         batch = self.batch(len(x), True)
         step, self.steps = self.steps, self.steps + 1
         keys = [dropout and dropout.key(step) for dropout in self.dropouts] if any(self.dropouts) else ()
-        rate = self._rate_of_descent(x, optimizer, clip_norm, learning_rate)
-        step_size = None if rate is None else -rate
-        given = (weights, total_weight, clip_norm, rate)
-        kind = (targets.ndim, *(value is None for value in given))
-        self._play(kind, batch, self._pass, x, targets, cost, *given, step_size, *keys)
-        if rate is None:
-            optimizer.update(self.backend, self.arena, learning_rate)
+        numbers = optimizer.begin(self.backend, self.arena, learning_rate)
+        folding = self._folding(x, optimizer, clip_norm)
+        factors = folding.folded(numbers) if folding else ()
+        self._captured_for(optimizer)
+        given = (weights, total_weight, clip_norm)
+        kind = (targets.ndim, folding is None, optimizer.weight_decay > 0, *(value is None for value in given))
+        whole = partial(self._step, optimizer, folding, len(keys))
+        self._play(kind, batch, whole, (x, targets, cost, *given, *keys, *factors, *numbers))
 
-    def _rate_of_descent(
-        self, x: Array, optimizer: Optimizer, clip_norm: float | None, rate: float | None
-    ) -> float | None:
-        """The rate of a step that the weight gradients' products can take themselves; None where they cannot."""
+    def _folding(self, x: Array, optimizer: Optimizer, clip_norm: float | None) -> SGD | None:
+        """The optimizer, where its step can be taken in the very products that are the weights' gradients."""
         whole = clip_norm is None and not any(params.mask is not None for params in self.parameters)
-        if not (whole and optimizer.is_plain and self.backend.can_descend(x, self.arena.parameters)):
+        if not isinstance(optimizer, SGD) or not optimizer.folds or not whole:
             return None
-        return optimizer.begin(self.backend, self.arena, rate)
+        if optimizer.momentum and not self.backend.folds_momentum:
+            return None
+        return optimizer if self.backend.can_accumulate(x, self.arena.parameters) else None
 
-    def _pass(
+    def _captured_for(self, optimizer: Optimizer) -> None:
+        """Forget the captured steps of another optimizer, or of other state: they hold on to its memory."""
+        owner = (optimizer.kernel, *optimizer.state.values())
+        if len(owner) != len(self._owner) or any(
+            one is not other for one, other in zip(owner, self._owner, strict=True)
+        ):
+            self._owner = owner
+            for batch in self._batches.values():
+                batch.plays.clear()
+
+    def _step(
         self,
+        optimizer: Optimizer,
+        folding: SGD | None,
+        layers: int,
         batch: Batch,
         x: Array,
         targets: Array,
@@ -311,19 +328,26 @@ class Network:
         weights: Array | None,
         total_weight: Array | None,
         clip_norm: float | None,
-        rate: float | None,
-        step_size: float | None,
-        *keys: Any,
+        *rest: Any,
     ) -> None:
-        """All gradients of one batch, clipped or, given a rate and its negative, the step along them."""
+        """All gradients of one batch, clipped, and the optimizer's step along them.
+
+        The rest are the keys of this many layers' masks, the factors where gradients are folded, and the optimizer's
+        numbers.
+        """
+        keys, rest = rest[:layers], rest[layers:]
         self.cost(x, targets, weights, batch, cost, keys)
         if total_weight is not None:
             self.backend.run(weight_sum, weights, total_weight)
-        self.backward(batch, keys, step=step_size)
-        if clip_norm is not None:
-            clip_by_norm(self.backend, self.arena, clip_norm)
-        if rate is not None and self.arena.bias_parameters.size:
-            self.backend.run(sgd, self.arena.bias_parameters, self.arena.bias_gradients, rate)
+        if folding:
+            alpha, beta, _, _, *numbers = rest
+            self.backward(batch, keys, folds=[(alpha, beta, into) for into in folding.folded_into(self.arena)])
+            folding.finish(self.backend, self.arena, *numbers)
+        else:
+            self.backward(batch, keys)
+            if clip_norm is not None:
+                clip_by_norm(self.backend, self.arena, clip_norm)
+            optimizer.step(self.backend, self.arena, *rest)
         batch.inputs[0] = None  # it is the caller's
 
     def not_finite(self, cost: Array, rows: int) -> str | None:

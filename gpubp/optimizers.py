@@ -4,8 +4,6 @@ The formulas are PyTorch's, to the last term. Weight decay adds λ W to the grad
 biases; AdamW decays the weights themselves instead.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpubp.checks import number
@@ -44,9 +42,8 @@ def clip_gradient(xp: Any, g: Array, total: Array, limit: float) -> None:
 
 def clip_by_norm(backend: "Backend", arena: Arena, limit: float) -> None:
     """Scale all gradients so that their Euclidean norm is at most `limit`, without waiting for the device."""
-    total = backend.empty((), arena.gradients.dtype)
-    backend.run(squared_norm, arena.gradients, total)
-    backend.run(clip_gradient, arena.gradients, total, limit)
+    backend.run(squared_norm, arena.gradients, arena.squared_norm)
+    backend.run(clip_gradient, arena.gradients, arena.squared_norm, limit)
 
 
 class Optimizer(Component):
@@ -73,22 +70,16 @@ class Optimizer(Component):
         self.steps = 0
         self.state: dict[str, Array] = {}
         self._arena: Arena | None = None
-        self._plays: dict[Any, Callable[..., None] | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Of copies and pickles: the state on the host, for the first network of its size that steps with it."""
         held = self._arena
         state = {name: held.backend.host_copy(value) for name, value in self.state.items()} if held else self.state
-        return {**self.__dict__, "state": state, "_arena": None, "_plays": {}}
+        return {**self.__dict__, "state": state, "_arena": None}
 
     def numbers(self, rate: float) -> tuple[float, ...]:
         """What this step's kernel is given after the arrays."""
         raise NotImplementedError
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a step is −rate · g and nothing else."""
-        return False
 
     def attach(self, backend: "Backend", arena: Arena) -> None:
         """Make the state ready for this arena; the state follows its network to another device."""
@@ -110,32 +101,28 @@ class Optimizer(Component):
             name: moved[name] if name in moved else backend.zeros(like.shape, like.dtype) for name in self.state_names
         }
         self._arena = arena
-        self._plays = {}
 
-    def begin(self, backend: "Backend", arena: Arena, learning_rate: float | None = None) -> float:
-        """Begin a step and return its rate; `learning_rate` stands in for the optimizer's own, as a schedule wants."""
+    def begin(self, backend: "Backend", arena: Arena, learning_rate: float | None = None) -> tuple[float, ...]:
+        """Begin a step: the numbers that it is to be given.
+
+        `learning_rate` stands in for the optimizer's own, as a schedule wants.
+        """
         self.attach(backend, arena)
         self.steps += 1
-        return self.learning_rate if learning_rate is None else learning_rate
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        return self.weight_decay, 1 - rate * self.weight_decay, *self.numbers(rate)
 
-    def update(self, backend: "Backend", arena: Arena, learning_rate: float | None = None) -> None:
-        """One step with the gradients in the arena."""
-        rate = self.begin(backend, arena, learning_rate)
-        numbers = (self.weight_decay, 1 - rate * self.weight_decay, *self.numbers(rate))
-        kind = (self.kernel, self.weight_decay > 0, *map(id, self.state.values()))
-        if kind not in self._plays:
-            self._plays[kind] = backend.capture(partial(self._step, backend, arena), *numbers)
-        if play := self._plays[kind]:
-            play(*numbers)
-        else:
-            self._step(backend, arena, *numbers)
-
-    def _step(self, backend: "Backend", arena: Arena, decay: float, shrink: float, *numbers: float) -> None:
+    def step(self, backend: "Backend", arena: Arena, decay: float, shrink: float, *numbers: float) -> None:
+        """One step with the gradients in the arena; the numbers are those of `begin`."""
         if self.weight_decay and self.decoupled_decay:
             backend.run(scale_weights, arena.weight_parameters, shrink)
         elif self.weight_decay:
             backend.run(add_decay, arena.weight_gradients, arena.weight_parameters, decay)
         backend.run(self.kernel, arena.parameters, *self.state.values(), arena.gradients, *numbers)
+
+    def update(self, backend: "Backend", arena: Arena) -> None:
+        """One step with the gradients in the arena, from its beginning."""
+        self.step(backend, arena, *self.begin(backend, arena))
 
 
 def as_object(optimizer: Any) -> Optimizer:
@@ -199,11 +186,36 @@ class SGD(Optimizer):
         self._momentum = number("momentum", value, least=0, most=1)
 
     @property
-    def is_plain(self) -> bool:
-        return type(self) is SGD and not self.momentum and not self.weight_decay
+    def folds(self) -> bool:
+        """Whether the products that are the weights' gradients can be added at once to what the step changes."""
+        return type(self) is SGD and not self.nesterov and not (self.momentum and self.weight_decay)
 
     def numbers(self, rate: float) -> tuple[float, ...]:
         return (rate, self.momentum) if self.momentum else (rate,)
+
+    def folded_into(self, arena: Arena) -> list[Array]:
+        """What the weights' gradients are added to, `alpha` times, after `beta` times itself: v, or W itself."""
+        return arena.cut(self.state["v"])[0] if self.momentum else arena.weights
+
+    def folded(self, numbers: tuple[float, ...]) -> tuple[float, float]:
+        """alpha and beta, of the numbers of `begin`."""
+        _, shrink, rate, *momentum = numbers
+        return (1.0, momentum[0]) if momentum else (-rate, shrink)
+
+    def finish(self, backend: "Backend", arena: Arena, rate: float, momentum: float | None = None) -> None:
+        """What is left of a step whose weights' gradients have been added."""
+        if momentum is None:
+            _step_if_any(backend, sgd, arena.bias_parameters, arena.bias_gradients, rate)
+            return
+        velocity, end = self.state["v"], arena.weights_end
+        _step_if_any(backend, sgd, arena.weight_parameters, velocity[:end], rate)
+        moved = (arena.bias_parameters, velocity[end:], arena.bias_gradients)
+        _step_if_any(backend, sgd_momentum, *moved, rate, momentum)
+
+
+def _step_if_any(backend: "Backend", kernel: Kernel, parameters: Array, *rest: Any) -> None:
+    if parameters.size:
+        backend.run(kernel, parameters, *rest)
 
 
 # Of a running mean, `keep` stays and `rest` = 1 − keep is new. Both are given, because 1 − 0.999 in float32 is 0.0013 %

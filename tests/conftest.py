@@ -73,11 +73,17 @@ def emulated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(
-    params=[pytest.param("emulated", marks=pytest.mark.toolchain), pytest.param("real", marks=pytest.mark.gpu)]
+    params=[
+        pytest.param("emulated", marks=pytest.mark.toolchain),
+        pytest.param("emulated, captured", marks=[pytest.mark.toolchain, pytest.mark.check]),
+        pytest.param("real", marks=pytest.mark.gpu),
+        pytest.param("real, captured", marks=pytest.mark.gpu),
+    ]
 )
-def cuda(request: pytest.FixtureRequest) -> str:
-    """The name of a CUDA device: the emulated one and, where there is one, a real one."""
-    if request.param == "emulated":
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a CUDA device: the emulated one and, where there is one, a real one; with captured steps too."""
+    monkeypatch.setenv("GPUBP_GRAPHS", "1" if "captured" in request.param else "0")
+    if request.param.startswith("emulated"):
         request.getfixturevalue("emulated")
     return "cuda"
 

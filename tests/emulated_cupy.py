@@ -12,9 +12,22 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from emulated.array import PinnedMemoryPointer, apply, ndarray, on_device, view
+from emulated.array import MemoryPointer, PinnedMemoryPointer, apply, ndarray, on_device, view
+from emulated.cublaslt import EmulatedCublasLt
 from emulated.kernels import CompileException, ElementwiseKernel, Nvrtc, RawModule
-from emulated.machine import MACHINE, RUNTIME, CUDARuntimeError, Event, Machine, Memory, OutOfMemoryError, Stream
+from emulated.machine import (
+    MACHINE,
+    RUNTIME,
+    CUDARuntimeError,
+    Event,
+    Graph,
+    Machine,
+    Memory,
+    OutOfMemoryError,
+    Stream,
+)
+
+from gpubp.backends import cublaslt
 
 
 class Device:
@@ -82,6 +95,8 @@ class Cupy(ModuleType):
         self.cuda = SimpleNamespace(
             Device=Device,
             Event=Event,
+            Graph=Graph,
+            MemoryPointer=MemoryPointer,
             Stream=Stream,
             alloc_pinned_memory=alloc_pinned_memory,
             compiler=SimpleNamespace(CompileException=CompileException),
@@ -152,14 +167,17 @@ def clear_caches() -> None:
 @contextmanager
 def install() -> Iterator[Machine]:
     """Put the stand-in in CuPy's place, on a new machine; for a fixture."""
-    before = sys.modules.get("cupy")
+    before, library = sys.modules.get("cupy"), cublaslt.library
     MACHINE.__init__()  # type: ignore[misc]
     sys.modules["cupy"] = Cupy()
     clear_caches()
+    emulated = EmulatedCublasLt()
+    cublaslt.library = lambda: cublaslt.declared(emulated)
     try:
         yield MACHINE
     finally:
         del sys.modules["cupy"]
+        cublaslt.library = library
         if before is not None:
             sys.modules["cupy"] = before
         clear_caches()

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpubp.backends.launches import Launcher
 from gpubp.backends.sources import Launch, RowLaunch
+from gpubp.kernel import KERNELS
 from gpubp.specimens import OWN, arguments
 
 
@@ -53,6 +54,11 @@ def every_launch() -> dict[Launch | RowLaunch, tuple[Any, Any, Any]]:
                     launcher.run(kernel, tuple((args | {"w": 0.5}).values()))
                 if kernel.writes == ("dz",) and kernel.kind == "elementwise":
                     launcher.run_with_column_sum(kernel, tuple(args.values()), args["dz"][0])
+        for name in ("adam", "sgd_momentum", "dropout"):  # as a graph launches them, with their numbers on the device
+            given = arguments(KERNELS[name], 3, 12, dtype).values()
+            launcher.run(KERNELS[name], tuple(aligned(np.asarray(arg, getattr(arg, "dtype", dtype))) for arg in given))
+        launcher.numbers([1.0] * 9, aligned(np.zeros(9, dtype)))
+        launcher.numbers([1], aligned(np.zeros(1, np.uint32)))
         matrix = aligned(np.zeros((130, 12), dtype))
         launcher.run_with_column_sum(None, (matrix,), matrix[0])
         numbers = aligned(np.zeros(130, np.int64))

@@ -1,7 +1,5 @@
 """bench.gpu's matrix products without a GPU: what is expected of them, and how they are handed to cuBLASLt."""
 
-import ctypes
-import itertools
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.gpu import cublaslt, products
+from bench.gpu import products
 
 
 class OnHost(np.ndarray):
@@ -94,69 +92,3 @@ def test_the_sums_of_a_bias_gradient_are_checked() -> None:
 def test_matrices_are_uniform_and_rounded_as_bfloat16() -> None:
     bits = np.array([0x3F80, 0xBF00, 0x4049], np.uint16).view(OnHost)
     np.testing.assert_allclose(products.as_float64(bits), [1.0, -0.5, 3.140625])
-
-
-def test_descriptors_can_be_made_without_a_gpu() -> None:
-    pytest.importorskip("cuda.pathfinder")
-    try:
-        cublaslt.library()
-    except RuntimeError as error:
-        pytest.skip(f"no cuBLASLt: {error}")
-    for kind, epilogue in itertools.product(cublaslt.KINDS, cublaslt.EPILOGUES):
-        cublaslt.Product(
-            kind, 256, 128, 64, transposed=(True, False), epilogue=epilogue, bias=256, aux=512, aux_ld=128
-        ).close()
-
-
-class ColumnsFirst:
-    """A cuBLASLt that computes as its manual says, on host memory; it knows nothing of rows first."""
-
-    def __init__(self) -> None:
-        self.layouts: list[tuple[int, int, int]] = []
-        self.operations: dict[int, int] = {}
-
-    def cublasLtMatmulDescCreate(self, *_: Any) -> int:  # noqa: N802
-        return 0
-
-    def cublasLtMatmulDescSetAttribute(self, _: Any, attribute: int, value: Any, size: int) -> int:  # noqa: N802
-        self.operations[attribute] = value._obj.value
-        return 0
-
-    def cublasLtMatrixLayoutCreate(self, layout: Any, kind: int, rows: int, columns: int, leading: int) -> int:  # noqa: N802
-        self.layouts.append((rows, columns, leading))
-        layout._obj.value = len(self.layouts)
-        return 0
-
-    def matrix(self, address: int, layout: Any) -> Any:
-        rows, columns, leading = self.layouts[layout.value - 1]
-        memory = (ctypes.c_float * (leading * columns)).from_address(address)
-        return np.frombuffer(memory, np.float32).reshape(columns, leading)[:, :rows].T
-
-    def cublasLtMatmul(self, *args: Any) -> int:  # noqa: N802
-        _, _, alpha, a, a_layout, b, b_layout, beta, c, c_layout, d, d_layout, *_ = args
-        scalars = [ctypes.c_float.from_address(address).value for address in (alpha, beta)]
-        a, b = self.matrix(a, a_layout), self.matrix(b, b_layout)
-        a = a.T if self.operations[cublaslt.TRANSA] else a
-        b = b.T if self.operations[cublaslt.TRANSB] else b
-        self.matrix(d, d_layout)[...] = scalars[0] * (a @ b) + scalars[1] * self.matrix(c, c_layout)
-        return 0
-
-
-@pytest.mark.parametrize("transposed", list(itertools.product((False, True), repeat=2)))
-def test_rows_first_matrices_are_handed_over_as_columns_first(
-    transposed: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
-) -> None:
-    fake = ColumnsFirst()
-    monkeypatch.setattr(cublaslt, "library", lambda: fake)
-    monkeypatch.setattr(cublaslt, "device_state", lambda: (None, SimpleNamespace(data=SimpleNamespace(ptr=0))))
-    stream = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=0))
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=stream))
-    m, n, k = 3, 4, 5
-    a = rng.random((k, m) if transposed[0] else (m, k), np.float32)
-    b = rng.random((n, k) if transposed[1] else (k, n), np.float32)
-    d = rng.random((m, n), np.float32)
-    expected = 2 * (a.T if transposed[0] else a) @ (b.T if transposed[1] else b) + 0.5 * d
-    product = cublaslt.Product("float32", m, n, k, transposed=transposed, alpha=2, beta=0.5)
-    product.plans = [cublaslt.Heuristic()]
-    product(*(SimpleNamespace(data=SimpleNamespace(ptr=x.ctypes.data)) for x in (a, b, d)))
-    np.testing.assert_allclose(d, expected, rtol=1e-6)

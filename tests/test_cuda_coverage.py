@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = [f"gpubp/backends/{name}.py" for name in ("cubins", "cupy", "detection", "launches", "sources", "uploads")]
+NAMES = ("cubins", "cublaslt", "cupy", "detection", "graphs", "launches", "products", "sources", "uploads")
+FILES = [f"gpubp/backends/{name}.py" for name in NAMES]
 TESTS = [
     f"tests/{name}.py"
-    for name in ("test_cubins", "test_cuda", "test_cuda_backend", "test_cupy_backend", "test_detection")
+    for name in (
+        *("test_cubins", "test_cublaslt", "test_cuda", "test_cuda_backend", "test_cupy_backend", "test_detection"),
+        "test_graphs",
+    )
 ]
 
 

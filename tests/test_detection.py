@@ -251,6 +251,9 @@ def test_a_device_that_works(with_cupy: Install) -> None:
         **{"device": "cuda:0", "available": "yes", "name": "A Card", "compute_capability": "9.0"},
         **{"memory": 4 << 30, "memory_free": 3 << 30, "library": "CuPy 14.0"},
         **{"driver": "13.0", "runtime": "13.2", "nvrtc": "13.0"},
+        "steps": (
+            "launched kernel by kernel: captured ones were never measured on a GPU, GPUBP_GRAPHS=1 turns them on"
+        ),
     }
     with pytest.raises(gpubp.DeviceError, match="this machine has 1 CUDA device, cuda:3 is not among them"):
         gpubp.get_backend("cuda:3")

@@ -29,6 +29,7 @@ GPU = {
     **{"device": "cuda:0", "available": "yes", "name": "A Card", "compute_capability": "9.0"},
     **{"memory": 16 << 30, "memory_free": 15 << 30, "library": "CuPy 14.2.0"},
     **{"driver": "13.0", "runtime": "13.2", "nvrtc": "13.1"},
+    "steps": "launched kernel by kernel: GPUBP_GRAPHS=0",
 }
 BROKEN = {"device": "cuda:1", "available": "no", "reason": "NVRTC was not found; pip install 'cupy-cuda13x[ctk]'"}
 
@@ -62,6 +63,7 @@ def test_a_machine_with_gpus(machine: None) -> None:
         "         native kernels (g++), 4 threads",
         "cuda:0   A Card, compute capability 9.0, 15.0 of 16.0 GiB free",
         "         CuPy 14.2.0, CUDA 13.2, NVRTC 13.1, driver for CUDA 13.0",
+        "         steps are launched kernel by kernel: GPUBP_GRAPHS=0",
         "cuda:1   not available",
         "         NVRTC was not found",
         "         pip install 'cupy-cuda13x[ctk]'",

@@ -92,7 +92,7 @@ def test_products_of_awkward_shapes(cores: int, calls: list[Any]) -> None:
                     assert largest(out, exact, size) <= tolerance("float32", k), (m, k, n)
                     out = normal((m, n), "float32", 2)
                     truth, scale = out + 0.25 * exact, np.abs(out) + size
-                    backend.descend(left, right, 0.25, out)
+                    backend.accumulate(left, right, 0.25, 1.0, out)
                     assert largest(out, truth, scale) <= tolerance("float32", k), (m, k, n)
     assert not calls
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bench.gpu import cublaslt, kernels, parity, peers, probe, products
+from bench.gpu import kernels, parity, peers, probe, products
 from bench.gpu.harness import Cell
+from gpubp.backends import cublaslt
 
 START = 5.0  # seconds until a new process has CuPy, a context on the device and gpubp
 PATIENCE = 4  # times what it should take, beside the start of processes, that a cell may take

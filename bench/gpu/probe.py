@@ -162,7 +162,7 @@ def cupy_matmul() -> Call:
 
 
 def cublaslt_matmul() -> Call:
-    from bench.gpu.cublaslt import Product
+    from bench.gpu.products import Product
 
     product, a, b, out = Product("float32", 64, 64, 64).plan(), small(), small(), small()
     return lambda: product(a, b, out)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from bench.gpu.cublaslt import EPILOGUES, KINDS, R_16BF, R_64F, CublasLtError, Kind, Product, library
 from bench.gpu.probe import schedule_kernel
 from bench.gpu.timing import captured, replayed_seconds, us
+from gpubp.backends import cublaslt
+from gpubp.backends.cublaslt import EPILOGUES, KINDS, R_16BF, R_64F, WORKSPACE_BYTES, CublasLtError, Kind, library
 
 # How far a product may be from float64, as a share of its norm: TF32 has 10 bits of mantissa, a bfloat16 result 8.
 TOLERANCES = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2, "bfloat16 to float32": 1e-5, "float64": 1e-13}
@@ -23,6 +25,39 @@ UNIFORM = """
   y = (h >> 8) * (1.0f / 8388608.0f) - 1.0f;
 """
 ROUND = "unsigned u = __float_as_uint(x); y = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;"
+
+
+@functools.cache
+def workspace() -> Any:
+    import cupy
+
+    return cupy.empty((WORKSPACE_BYTES,), "uint8")
+
+
+class Product:
+    """One of cuBLASLt's on the first device, in one workspace for all, on the current stream."""
+
+    def __init__(self, kind: str, m: int, n: int, k: int, **options: Any) -> None:
+        self._product = cublaslt.Product(kind, m, n, k, **options)
+        self.close = self._product.close
+
+    def plan(self, wanted: int = 1) -> Product:
+        workspace()  # which also makes the context that a handle needs
+        self._product.plan(0, wanted)
+        return self
+
+    @property
+    def plans(self) -> list[cublaslt.Heuristic]:
+        return self._product.plans
+
+    def choose(self, index: int) -> None:
+        self._product.chosen = index
+
+    def __call__(self, a: Any, b: Any, d: Any, scalars: Any = None) -> None:
+        import cupy
+
+        given = None if scalars is None else (scalars[0], scalars[1])
+        self._product(a, b, d, workspace(), cupy.cuda.get_current_stream(), given)
 
 
 def matrix(shape: tuple[int, ...], kind: int, seed: int) -> Any:
@@ -159,7 +194,7 @@ def rates(product: Product, operands: tuple[Any, ...], work: float) -> dict[str,
     """Of `work`, in units of 10^12 operations; short products are replayed ten at a time."""
     times = []
     for index in range(len(product.plan(PLANS).plans)):
-        product.chosen = index
+        product.choose(index)
         times.append(replayed_seconds([lambda: product(*operands)] * (10 if work < 0.02 else 1), seconds=0.003))
     product.close()
     best = min(times)

@@ -9,6 +9,7 @@ from gpubp.backends.base import Backend
 from gpubp.backends.cupy import CupyBackend
 from gpubp.backends.native import NativeBackend
 from gpubp.backends.numpy import NumpyBackend
+from gpubp.backends.products import PRECISIONS
 from gpubp.errors import DataError, DeviceError
 
 __all__ = ["Backend", "devices", "get_backend"]
@@ -24,19 +25,27 @@ def get_backend(device: str = "auto") -> Backend:
     >>> get_backend("cpu").name
     'cpu'
     """
+    return precise_backend(device, None)
+
+
+def precise_backend(device: str, precision: str | None) -> Backend:
+    """The same, multiplying matrices in a precision that only a GPU has; DeviceError on the CPU."""
     known = re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,9})?", device) if isinstance(device, str) else None
     if not known:
         raise DataError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
-    if device == "cpu":
-        return cpu()
+    if precision not in (None, *PRECISIONS):
+        raise DataError(f"precision must be None, {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
     index = int((known[1] or ":0")[1:])
-    reason = detection.why_not(index)
-    if reason is None:
-        return CupyBackend(index)
-    if device == "auto":
-        return cpu(fallback=reason)
-    instead = "'cpu' runs on the CPU, and 'auto' on a GPU only where one works"
-    raise DeviceError(f"device={device!r} is not available: {reason}. {instead}")
+    reason = None if device == "cpu" else detection.why_not(index)
+    if device != "cpu" and reason is None:
+        return CupyBackend(index, precision=precision)
+    if known[0].startswith("cuda"):
+        instead = "'cpu' runs on the CPU, and 'auto' on a GPU only where one works"
+        raise DeviceError(f"device={device!r} is not available: {reason}. {instead}")
+    if precision is not None:
+        why = f": {reason}" if reason else ""
+        raise DeviceError(f"precision={precision!r} is not available on the CPU; leave it out{why}")
+    return cpu(fallback=reason)
 
 
 def cpu(fallback: str | None = None) -> Backend:

@@ -14,7 +14,9 @@ from gpubp.backends.arguments import UnsuitableError
 from gpubp.backends.base import Backend, OutOfMemoryError
 from gpubp.backends.cubins import cubins_of
 from gpubp.backends.detection import cupy, facts
+from gpubp.backends.graphs import LARGEST, Captured, why_not_captured
 from gpubp.backends.launches import Launcher
+from gpubp.backends.products import Products
 from gpubp.backends.sources import digest
 from gpubp.backends.uploads import uploaded
 from gpubp.errors import DeviceError
@@ -27,7 +29,9 @@ ROOM = 0.8  # the share of free memory that a data set may take; the rest is for
 class CupyBackend(Backend):
     """One CUDA device."""
 
-    def __init__(self, index: int, tuned: bool = True) -> None:
+    folds_momentum = True  # it saves the gradient's way to memory and back
+
+    def __init__(self, index: int, tuned: bool = True, precision: str | None = None) -> None:
         super().__init__()
         self.xp = cupy()
         self.name = f"cuda:{index}"
@@ -36,9 +40,14 @@ class CupyBackend(Backend):
         self._launcher = Launcher(self.xp, cubins_of(self.xp, index))
         self._elementwise: dict[Kernel, Any] = {}
         self._stream: Any = None  # the last that was used
+        self.precision = precision
+        self._captures = tuned and why_not_captured() is None
+        self._products = Products(self.xp, precision) if self._captures or precision else None
+        self._reasons: list[str] | None = None  # while a step is rehearsed: why it cannot be captured
 
     def describe(self) -> dict[str, Any]:
-        return {"device": self.name, "available": "yes", **facts(self._device.id)}
+        steps = why_not_captured() or "captured in CUDA graphs, products by cuBLASLt"
+        return {"device": self.name, "available": "yes", **facts(self._device.id), "steps": steps}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -96,7 +105,63 @@ class CupyBackend(Backend):
         return uploaded(self.xp, batches, dtype)
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
-        self.xp.matmul(a, b, out=out)
+        if self._products is None or not self._launched(self._products.multiply, a, b, out):
+            self.xp.matmul(a, b, out=out)
+
+    def can_accumulate(self, x: Array, parameters: Array) -> bool:
+        if self._products is None or not x.size:
+            return False
+        # The lowest layer's product reads x when the layers above have taken their step.
+        begin, other = x.data.ptr, parameters.data.ptr
+        return bool(begin + x.nbytes <= other or other + parameters.nbytes <= begin)
+
+    def accumulate(self, a: Array, b: Array, alpha: Any, beta: Any, out: Array) -> None:
+        assert self._products is not None
+        self._products.multiply(a, b, out, alpha, beta)
+
+    # -- captured steps (gpubp/backends/graphs.py) --
+
+    def capture(self, step: Callable[..., None], *slots: Any) -> Callable[..., None] | None:
+        arrays = [slot for slot in slots if self.owns(slot)]
+        small = 0 < sum(array.nbytes for array in arrays) <= LARGEST and all(array.size for array in arrays)
+        return Captured(self, step, slots) if self._captures and small else None
+
+    def rehearsed(self, step: Callable[..., None], slots: tuple[Any, ...]) -> list[str]:
+        """Run a step; the reasons, if any, why it cannot be captured."""
+        reasons: list[str] = []
+        self._reasons = reasons
+        try:
+            step(*slots)
+        finally:
+            self._reasons = None
+        return list(dict.fromkeys(reasons))
+
+    def recorded(self, step: Callable[..., None], slots: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+        """A graph of a step that has been rehearsed, and the arrays whose memory it uses."""
+        stream = self.xp.cuda.Stream(non_blocking=True)
+        kept: list[Any] = []
+        self._launcher.kept = kept
+        try:
+            with stream:
+                stream.begin_capture()
+                try:
+                    step(*slots)
+                finally:
+                    graph = stream.end_capture()
+        finally:
+            self._launcher.kept = None
+        return graph, kept
+
+    def move(self, source: Array, out: Array) -> None:
+        """out ← source, of one shape and dtype; `out` is contiguous."""
+        if source.flags.c_contiguous:
+            out.data.copy_from_device_async(source.data, out.nbytes)
+        else:
+            self.copy(source, out)
+
+    def put(self, values: list[Any], out: Array) -> None:
+        """Numbers to the device."""
+        self._launcher.numbers(values, out)
 
     def column_sum(self, a: Array, out: Array) -> None:
         if not self._launched(self._launcher.run_with_column_sum, None, (a,), out):
@@ -126,13 +191,19 @@ class CupyBackend(Backend):
         try:
             launch(*args)
         except UnsuitableError:
+            self._cannot_capture("arrays lie in memory as no compiled kernel takes them")
             return False
         return True
+
+    def _cannot_capture(self, reason: str) -> None:
+        if self._reasons is not None:
+            self._reasons.append(reason)
 
     def _run_plainly(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
         """Through a `cupy.ElementwiseKernel` where the kernel is one element's work in CUDA, else by the NumPy body."""
         if kernel.kind != "elementwise" or (kernel.source is None and kernel.cuda is None):
             like = args[kernel.shaped_like]
+            self._cannot_capture(f"kernel {kernel.name!r} runs its NumPy body, as it has neither source= nor cuda=")
             kernel.body(self.xp, *args, *self.scratch.take(kernel.scratch, like))
             return
         named = dict(zip(kernel.arguments, args, strict=True))

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpubp.backends.arguments import TYPES, bound, contiguous, matrix, typed
 from gpubp.backends.cubins import Cubins
-from gpubp.backends.sources import THREADS, Launch, RowLaunch
+from gpubp.backends.sources import NUMBERS, THREADS, Launch, RowLaunch
 from gpubp.kernel import Array, Kernel
 
 MOST_BLOCKS = 4096  # more would only queue; every template goes round with its grid
@@ -23,6 +23,7 @@ class Launcher:
     def __init__(self, cupy: Any, cubins: Cubins) -> None:
         self._cupy, self._cubins = cupy, cubins
         self._partial: dict[Any, Array] = {}  # by dtype: the blocks' sums on their way to one
+        self.kept: list[Any] | None = None  # while a graph is recorded: what its launches read and write
 
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
         """Launch the kernel's template; UnsuitableError, with nothing launched, where it cannot take the arguments."""
@@ -96,6 +97,15 @@ class Launcher:
             launch = RowLaunch("one_hot", TYPES[out.dtype.char])
             self._start(launch, (blocks(out.size),), (THREADS,), out.shape, labels, out)
 
+    def numbers(self, values: list[Any], out: Array) -> None:
+        """out[i] ← values[i], numbers of `out`'s own type."""
+        kind = out.dtype.type
+        launch = RowLaunch("numbers", TYPES[out.dtype.char])
+        for first in range(0, len(values), NUMBERS):
+            some = [kind(value) for value in values[first : first + NUMBERS]]
+            padded = [*some, *[kind(0)] * (NUMBERS - len(some))]
+            self._start(launch, (1,), (32,), (len(some),), *padded, out[first : first + len(some)])
+
     def _start(
         self,
         launch: Launch | RowLaunch,
@@ -104,6 +114,8 @@ class Launcher:
         numbers: tuple[int, ...],
         *values: Any,
     ) -> None:
+        if self.kept is not None:
+            self.kept.append(values)
         self._cubins.function(launch)(grid, block, (*map(np.int64, numbers), *values))
 
     def _room(self, size: int, dtype: Any) -> Array:

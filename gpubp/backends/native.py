@@ -91,12 +91,12 @@ class NativeBackend(NumpyBackend):
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         self._do(self._product, NumpyBackend.matmul, a, b, out)
 
-    def can_descend(self, x: Array, parameters: Array) -> bool:
+    def can_accumulate(self, x: Array, parameters: Array) -> bool:
         # The lowest layer's product reads x when the layers above have taken their step.
         return self._engine.blas is not None and x.dtype == np.float32 and not np.may_share_memory(x, parameters)
 
-    def descend(self, a: Array, b: Array, step: Any, out: Array) -> None:
-        self._do(self._descent, _descend, a, b, step, out)
+    def accumulate(self, a: Array, b: Array, alpha: Any, beta: Any, out: Array) -> None:
+        self._do(self._accumulation, _accumulate, a, b, alpha, beta, out)
 
     def gather(self, a: Array, rows: Array, out: Array) -> None:
         self._do(self._gather, NumpyBackend.gather, a, rows, out)
@@ -190,8 +190,9 @@ class NativeBackend(NumpyBackend):
             self._partial = self.empty((size,), np.float32)
         return self._partial[:size]
 
-    def _descent(self, tape: Tape, a: Array, b: Array, step: Any, out: Array) -> None:
-        self._product(tape, a, b, out, step if isinstance(step, Number) else np.float32(step), ONE)
+    def _accumulation(self, tape: Tape, a: Array, b: Array, alpha: Any, beta: Any, out: Array) -> None:
+        numbers = [each if isinstance(each, Number) else np.float32(each) for each in (alpha, beta)]
+        self._product(tape, a, b, out, *numbers)
 
     def _product(self, tape: Tape, a: Array, b: Array, out: Array, alpha: Any = ONE, beta: Any = ZERO) -> None:
         """out ← alpha a b + beta out."""
@@ -239,8 +240,9 @@ def _run_with_column_sum(backend: NumpyBackend, kernel: Kernel, sums: Array, *ar
     NumpyBackend.column_sum(backend, args[-1], sums)
 
 
-def _descend(backend: NumpyBackend, a: Array, b: Array, step: Any, out: Array) -> None:
-    out += np.float32(step) * a.dot(b)
+def _accumulate(backend: NumpyBackend, a: Array, b: Array, alpha: Any, beta: Any, out: Array) -> None:
+    out *= np.float32(beta)
+    out += np.float32(alpha) * a.dot(b)
 
 
 def native_kernel(template: str, kernel: Kernel | None, parameters: list[tuple[str, str]]) -> NativeKernel:

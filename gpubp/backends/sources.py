@@ -60,10 +60,13 @@ class Launch(NamedTuple):
         return f"[]({self.dtype}) {{}}"
 
 
+NUMBERS = 8  # that one launch of `numbers` passes
+
+
 class RowLaunch(NamedTuple):
     """One of the templates in `kernels/rows.cuh`, which take plain pointers."""
 
-    function: str  # "gather" or "one_hot"
+    function: str  # "gather", "one_hot" or "numbers"
     element: str  # what a word of a row, or an output, is
 
     @property
@@ -75,6 +78,7 @@ class RowLaunch(NamedTuple):
         parameters = {
             "gather": ["Size rows", "Size words", f"const {self.element}* from", "const Size* numbers"],
             "one_hot": ["Size rows", "Size width", "const Size* labels"],
+            "numbers": ["Size count", *(f"{self.element} v{i}" for i in range(NUMBERS))],
         }[self.function] + [f"{self.element}* out"]
         names = ", ".join(part.split()[-1] for part in parameters)
         return _kernel(self.symbol, ["rows.cuh"], parameters, f"{self.function}({names});")

@@ -79,8 +79,9 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """What there is to say of a device that can be used: itself, what drives it, and of a processor, whose kernels."""
-    return [hardware(row), software(row), *(row["kernels"].split("; ") if "kernels" in row else [])]
+    """What there is to say of a device that can be used: itself, what drives it, and how steps are computed on it."""
+    how = row["kernels"].split("; ") if "kernels" in row else [f"steps are {row['steps']}"]
+    return [hardware(row), software(row), *how]
 
 
 def hardware(row: dict[str, Any]) -> str:

@@ -107,14 +107,18 @@ class Function:
         if shared_mem or not (isinstance(grid, tuple) and isinstance(block, tuple)):
             raise EmulationError(f"{self.kernel.name}: grid and block are tuples, and shared_mem is 0")
         for place, arg in enumerate(args):
-            if isinstance(arg, ndarray):
-                arg.memory.use(write=True)  # which ones it only reads is not known
-            elif type(arg) not in SCALARS:
+            if not isinstance(arg, ndarray) and type(arg) not in SCALARS:
                 raise TypeError(
                     f"{self.kernel.name}: argument {place} is {arg!r}, not a device array or a NumPy scalar of its type"
                 )
-        MACHINE.launched[self.kernel.name] += 1
-        self.kernel(grid, block, [getattr(arg, "host", arg) for arg in args], MACHINE.order, MACHINE.seed)
+        hosts = [getattr(arg, "host", arg) for arg in args]
+
+        def run() -> None:
+            MACHINE.launched[self.kernel.name] += 1
+            self.kernel(grid, block, hosts, MACHINE.order, MACHINE.seed)
+
+        # Which ones it only reads is not known.
+        MACHINE.do(run, *((arg.memory, True) for arg in args if isinstance(arg, ndarray)))
 
 
 class ElementwiseKernel:
@@ -146,16 +150,20 @@ class ElementwiseKernel:
         if any(out.shape != shape for out in outputs):
             raise ValueError("Out shape is mismatched")
         hosts[len(self.inputs) :] = [out.host for out in outputs]
-        cells = [
-            np.array(np.broadcast_to(host, shape), types[kind], order="C", copy=None)
-            for host, (kind, _) in zip(hosts, params, strict=True)
-        ]
-        for array in arrays_in([*args, *outputs]):
-            array.memory.use(write=any(array is out for out in outputs))
-        MACHINE.launched[self.name] += 1
-        self.compiled(types)((1,), (128,), [np.int64(outputs[0].size), *cells], MACHINE.order, MACHINE.seed)
-        for out, cell in zip(outputs, cells[len(self.inputs) :], strict=True):
-            out.host[...] = cell
+        compiled = self.compiled(types)
+
+        def run() -> None:
+            MACHINE.launched[self.name] += 1
+            cells = [
+                np.array(np.broadcast_to(host, shape), types[kind], order="C", copy=None)
+                for host, (kind, _) in zip(hosts, params, strict=True)
+            ]
+            compiled((1,), (128,), [np.int64(outputs[0].size), *cells], MACHINE.order, MACHINE.seed)
+            for out, cell in zip(outputs, cells[len(self.inputs) :], strict=True):
+                out.host[...] = cell
+
+        used = arrays_in([*args, *outputs])
+        MACHINE.do(run, *((array.memory, any(array is out for out in outputs)) for array in used))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def compiled(self, types: dict[str, Any]) -> Kernel:

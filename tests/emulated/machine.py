@@ -1,7 +1,9 @@
 """The emulated machine: what a test may set and count, the memory of its devices, and the order of its streams."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet, ref
 
 import numpy as np
 from emulator.kernels import FORWARD, EmulationError
@@ -12,6 +14,8 @@ STATUS = {
     35: "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
     100: "cudaErrorNoDevice: no CUDA-capable device is detected",
     101: "cudaErrorInvalidDevice: invalid device ordinal",
+    900: "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing",
+    904: "cudaErrorStreamCaptureUnjoined: capturing stream has unjoined work",
 }
 
 
@@ -41,6 +45,8 @@ class Stream:
     ) -> None:
         self.time = 0  # how much work it was given
         self.seen: dict[Stream, int] = {}  # how much of each stream's work comes before its next
+        self.capture: Graph | None = None  # what its work is recorded in
+        self.ptr = id(self)
 
     def __enter__(self) -> "Stream":
         MACHINE.streams.append(self)
@@ -49,21 +55,81 @@ class Stream:
     def __exit__(self, *details: object) -> None:
         MACHINE.streams.pop()
 
+    def begin_capture(self, mode: int | None = None) -> None:
+        if self is MACHINE.null_stream:
+            raise CUDARuntimeError(900)
+        self.capture = Graph(self)
+
+    def end_capture(self) -> "Graph":
+        graph, self.capture = self.capture, None
+        assert graph is not None
+        graph.finish()
+        return graph
+
     def record(self, event: "Event | None" = None) -> "Event":
         event = event or Event()
-        event.seen = {**self.seen, self: self.time}
+        if self.capture:
+            event.capture = self.capture
+            self.capture.add(self, "record", event)
+        else:
+            event.capture = None
+            event.seen = {**self.seen, self: self.time}
         return event
 
     def wait_event(self, event: "Event") -> None:
-        merge(self.seen, event.seen)
+        if event.capture or self.capture:
+            if not event.capture:
+                raise EmulationError("a captured stream waits for an event that was not recorded in its capture")
+            self.capture = event.capture
+            self.capture.add(self, "wait_event", event)
+        else:
+            merge(self.seen, event.seen)
 
     def synchronize(self) -> None:
         self.record().synchronize()
 
 
+class Graph:
+    """What was asked of a stream, and of those that waited for it, while it was captured; a launch does it all."""
+
+    def __init__(self, origin: Stream) -> None:
+        self.origin = origin
+        self.parts: list[tuple[Stream, str, Any]] = []
+
+    def add(self, stream: Stream, kind: str, what: Any) -> None:
+        self.parts.append((stream, kind, what))
+
+    def finish(self) -> None:
+        """Every stream that was drawn in must have been waited for."""
+        last = {stream: place for place, (stream, _, _) in enumerate(self.parts)}
+        for stream, place in last.items():
+            stream.capture = None
+            _, kind, event = self.parts[place]
+            joined = any(part == (self.origin, "wait_event", event) for part in self.parts[place:])
+            if stream is not self.origin and not (kind == "record" and joined):
+                raise CUDARuntimeError(904)
+
+    def launch(self, stream: Any = None) -> None:
+        here = stream or MACHINE.stream
+        if here.capture:
+            raise EmulationError("a graph is launched while its stream is captured")
+        MACHINE.launched["graph"] += 1
+        streams: dict[Stream, Stream] = {self.origin: here}
+        events: dict[Any, Event] = {}
+        for recorded, kind, what in self.parts:
+            with streams.setdefault(recorded, Stream()) as running:
+                if kind == "work":
+                    what()
+                elif kind == "record":
+                    events[what] = running.record()
+                else:
+                    running.wait_event(events[what])
+
+
 class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.seen: dict[Stream, int] = {}
+        self.capture: Graph | None = None
 
     def synchronize(self) -> None:
         MACHINE.wait_for(self.seen)
@@ -109,6 +175,7 @@ class Memory:
         self.written: tuple[Stream, int] | None = None
         self.read = dict(self.pool.freed)
         MACHINE.check_device()
+        MACHINE.refuse_capture("memory is allocated")
         self.device = MACHINE.device
         if foreign is not None:
             self.bytes = foreign
@@ -120,6 +187,7 @@ class Memory:
         room = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # NaN to whoever reads what nobody wrote
         start = -room.ctypes.data % ALIGNMENT
         self.bytes = room[start : start + nbytes]
+        MACHINE.memories.add(self)
 
     def __del__(self) -> None:
         self.pool.used -= self.size
@@ -162,12 +230,42 @@ class Machine:
         self.allocations = self.copies_to_device = self.copies_to_host = self.waits = 0
 
         self.device = 0
+        self.memories: WeakSet[Memory] = WeakSet()
         self.pools: dict[int, Pool] = {}
         self.null_stream = Stream()
         self.streams = [self.null_stream]  # the last is current
         self.issued: dict[Stream, int] = {}  # how much work each stream was given
         self.host_seen: dict[Stream, int] = {}  # how much of it the host knows to be done
         self.pinned: list[tuple[Any, bytes, Stream, int]] = []  # what is being copied from pinned memory
+
+    def do(self, work: Callable[[], None], *used: tuple[Memory, bool]) -> None:
+        """Work of the current stream, now or when its graph is launched; `used` are memories, and whether written."""
+        places = [(ref(memory), write) for memory, write in used]
+
+        def begin() -> None:
+            for place, write in places:
+                memory = place()
+                if memory is None:
+                    raise EmulationError("a graph uses memory that was freed")
+                memory.use(write)
+            work()
+
+        if self.stream.capture:
+            self.stream.capture.add(self.stream, "work", begin)
+        else:
+            begin()
+
+    def refuse_capture(self, what: str) -> None:
+        if self.streams[-1].capture:
+            raise EmulationError(f"while a stream is captured {what}")
+
+    def memory_at(self, address: int) -> Memory:
+        """That which an address is in."""
+        for memory in self.memories:
+            begin = memory.bytes.ctypes.data
+            if begin <= address < begin + max(memory.bytes.nbytes, 1):
+                return memory
+        raise EmulationError(f"there is no memory at {address:#x}")
 
     def limit_memory(self, nbytes: int) -> None:
         """The memory of each device."""
@@ -199,6 +297,7 @@ class Machine:
         merge(self.host_seen, seen)
 
     def synchronize(self) -> None:
+        self.refuse_capture("the device is waited for")
         self.wait_for(self.issued)
 
     def check_pinned(self) -> None:

@@ -1,16 +1,18 @@
 """cuBLASLt by ctypes: matrix products that a stream capture accepts, with alpha and beta on the host or on the device.
 
-Numbers and signatures are those of cublasLt.h, cublas_api.h and library_types.h of CUDA 13. cuBLASLt counts columns
-first: the row-major D = op(A) op(B) is its D' = op(B)' op(A)' on the same memory, so that its A is our B and the rows
-of its D are our columns.
+CuPy refuses to call cuBLAS while a stream is captured. Numbers and signatures are those of cublasLt.h, cublas_api.h
+and library_types.h of CUDA 13. cuBLASLt counts columns first: the row-major D = op(A) op(B) is its D' = op(B)' op(A)'
+on the same memory, so that its A is our B and the rows of its D are our columns.
 """
-
-from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 from dataclasses import dataclass
 from typing import Any
+
+from gpubp.errors import DeviceError
+from gpubp.kernel import Array
 
 R_32F, R_64F, R_16BF = 0, 1, 14  # cudaDataType
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77  # cublasComputeType_t
@@ -18,6 +20,7 @@ POINTER_MODE, TRANSA, TRANSB, EPILOGUE, BIAS_POINTER = 2, 3, 4, 7, 8  # cublasLt
 EPILOGUE_AUX_POINTER, EPILOGUE_AUX_LD = 11, 12
 ON_HOST, ON_DEVICE = 0, 1  # cublasLtPointerMode_t
 MAX_WORKSPACE_BYTES = 1  # cublasLtMatmulPreferenceAttributes_t
+MIN_ALIGNMENTS = (5, 6, 7, 8)  # the same, of A, B, C and D
 EPILOGUES = {  # cublasLtEpilogue_t
     "DEFAULT": 1,
     "RELU": 2,
@@ -36,7 +39,8 @@ EPILOGUES = {  # cublasLtEpilogue_t
     "BGRADA": 256,
     "BGRADB": 512,
 }
-WORKSPACE_BYTES = 32 << 20
+WORKSPACE_BYTES = 32 << 20  # what cuBLAS itself takes on Hopper
+ALIGNED = 16  # bytes: the widest access; more is never promised, so that a batch's place in memory picks no other plan
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ KINDS = {
 }
 
 
-class CublasLtError(RuntimeError):
+class CublasLtError(DeviceError):
     """A call of cuBLASLt that did not succeed."""
 
 
@@ -82,13 +86,21 @@ class Heuristic(ctypes.Structure):
 
 @functools.cache
 def library() -> Any:
-    """The library, the one that CuPy would load; needs no GPU."""
-    from cuda.pathfinder import load_nvidia_dynamic_lib
+    """The library, the one that CuPy would load; needs no GPU. DeviceError where it is missing."""
+    try:
+        load = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib
+        found = ctypes.CDLL(load("cublasLt").abs_path)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise DeviceError(f"cuBLASLt was not found: {error}") from None
+    return declared(found)
 
-    lt = ctypes.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path)
+
+def declared(lt: Any) -> Any:
+    """The library with the types of what its functions take and give."""
     pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
     lt.cublasLtGetVersion.restype = size
     lt.cublasLtGetStatusString.restype = ctypes.c_char_p
+    lt.cublasLtCreate.argtypes = [pointer]
     lt.cublasLtMatmulDescCreate.argtypes = [pointer, number, number]
     lt.cublasLtMatmulDescSetAttribute.argtypes = [pointer, number, pointer, size]
     lt.cublasLtMatrixLayoutCreate.argtypes = [pointer, number, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64]
@@ -107,20 +119,17 @@ def check(status: int, what: str) -> None:
 
 
 @functools.cache
-def device_state() -> tuple[Any, Any]:
-    """A handle on the current device, and the workspace of its products."""
-    import cupy
-
-    workspace = cupy.empty((WORKSPACE_BYTES,), "uint8")  # first, since it also makes the context that a handle needs
+def handle_of(device: int) -> Any:
+    """cuBLASLt's handle on a device, which must be current and have a context."""
     handle = ctypes.c_void_p()
     check(library().cublasLtCreate(ctypes.byref(handle)), "cublasLtCreate")
-    return handle, workspace
+    return handle
 
 
 class Product:
     """D ← alpha op(A) op(B) + beta C for row-major matrices: D and C (m, n), op(A) (m, k), op(B) (k, n).
 
-    Alpha and beta are numbers here, or addresses on the device given with each call.
+    Alpha and beta are numbers here, or arrays of one number on the device given with each call.
     """
 
     def __init__(
@@ -139,7 +148,7 @@ class Product:
         aux: int = 0,
         aux_ld: int = 0,
     ) -> None:
-        self.kind = KINDS[kind]
+        self.kind, self._on_device = KINDS[kind], scalars_on_device
         lt = library()
         a_transposed, b_transposed = transposed
         number = ctypes.c_double if self.kind.scale == R_64F else ctypes.c_float
@@ -179,13 +188,21 @@ class Product:
         check(status, "cublasLtMatrixLayoutCreate")
         return layout
 
-    def plan(self, wanted: int = 1) -> Product:
-        """Ask for algorithms, the best guess first; CublasLtError where there is none."""
-        lt, (handle, _) = library(), device_state()
-        preference, room = ctypes.c_void_p(), ctypes.c_uint64(WORKSPACE_BYTES)
+    def plan(self, device: int, wanted: int = 1, alignments: tuple[int, int, int] = (ALIGNED,) * 3) -> "Product":
+        """Ask for algorithms, the best guess first; CublasLtError where there is none.
+
+        `alignments` are those of the addresses of A, B and D in bytes.
+        """
+        lt, handle = library(), handle_of(device)
+        preference = ctypes.c_void_p()
         check(lt.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)), "cublasLtMatmulPreferenceCreate")
-        status = lt.cublasLtMatmulPreferenceSetAttribute(preference, MAX_WORKSPACE_BYTES, ctypes.byref(room), 8)
-        check(status, "cublasLtMatmulPreferenceSetAttribute")
+        a_bytes, b_bytes, d_bytes = alignments
+        aligned = zip(MIN_ALIGNMENTS, map(ctypes.c_uint32, (b_bytes, a_bytes, d_bytes, d_bytes)), strict=True)
+        for attribute, value in ((MAX_WORKSPACE_BYTES, ctypes.c_uint64(WORKSPACE_BYTES)), *aligned):
+            status = lt.cublasLtMatmulPreferenceSetAttribute(
+                preference, attribute, ctypes.byref(value), ctypes.sizeof(value)
+            )
+            check(status, f"cublasLtMatmulPreferenceSetAttribute({attribute})")
         found, results = ctypes.c_int(), (Heuristic * wanted)()
         b, a, d = self._layouts
         status = lt.cublasLtMatmulAlgoGetHeuristic(
@@ -198,22 +215,26 @@ class Product:
             raise CublasLtError("no algorithm for these types, shapes and epilogue")
         return self
 
-    def __call__(self, a: Any, b: Any, d: Any, scalars: Any = None) -> None:
-        """Device arrays, D being C as well, on the current stream; `scalars` holds alpha and beta on the device."""
-        import cupy
-
-        handle, workspace = device_state()
-        alpha = ctypes.addressof(self._scalars) if scalars is None else scalars.data.ptr
+    def __call__(
+        self, a: Array, b: Array, d: Array, workspace: Array, stream: Any, scalars: tuple[Any, Any] | None = None
+    ) -> None:
+        """Device arrays, D being C as well; `scalars` stand in for alpha and beta, on the device where they are to."""
         b_layout, a_layout, d_layout = self._layouts
+        if scalars is not None and self._on_device:
+            alpha, beta = (scalar.data.ptr for scalar in scalars)
+        else:
+            given = self._scalars if scalars is None else type(self._scalars)(*scalars)
+            alpha = ctypes.addressof(given)
+            beta = alpha + ctypes.sizeof(given) // 2
         status = library().cublasLtMatmul(
-            handle,
+            handle_of(d.device.id),
             self._description,
             alpha,
             b.data.ptr,
             b_layout,
             a.data.ptr,
             a_layout,
-            alpha + ctypes.sizeof(self._scalars) // 2,
+            beta,
             d.data.ptr,
             d_layout,
             d.data.ptr,
@@ -221,7 +242,7 @@ class Product:
             ctypes.addressof(self.plans[self.chosen].algorithm),
             workspace.data.ptr,
             WORKSPACE_BYTES,
-            cupy.cuda.get_current_stream().ptr,
+            stream.ptr,
         )
         check(status, "cublasLtMatmul")
 

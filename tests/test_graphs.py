@@ -1,0 +1,250 @@
+"""Captured steps: the same bits as the same operations one by one, whatever differs from one step to the next."""
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubp
+from gpubp.backends import graphs
+
+pytestmark = pytest.mark.toolchain
+
+ROWS = np.random.default_rng(0).random((70, 6), np.float32)
+LABELS = np.random.default_rng(1).integers(0, 3, 70)
+WEIGHTS = np.random.default_rng(2).random(70)
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
+    "sgd": lambda: gpubp.SGD(0.1),
+    "sgd, decay": lambda: gpubp.SGD(0.1, weight_decay=0.01),
+    "momentum": lambda: gpubp.SGD(0.1, 0.9),
+    "momentum, decay": lambda: gpubp.SGD(0.1, 0.9, weight_decay=0.01),
+    "nesterov": lambda: gpubp.SGD(0.1, 0.9, nesterov=True),
+    "adam": lambda: gpubp.Adam(0.01),
+    "adamw": lambda: gpubp.AdamW(0.01, weight_decay=0.1),
+    "adagrad": lambda: gpubp.Adagrad(0.01, weight_decay=0.1),
+}
+
+
+@pytest.fixture(autouse=True)
+def _captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBP_GRAPHS", "1")
+
+
+@pytest.fixture(params=[pytest.param("emulated"), pytest.param("real", marks=pytest.mark.gpu)])
+def machine(request: pytest.FixtureRequest) -> Any:
+    """The emulated device; None for a real one."""
+    return request.getfixturevalue("emulated") if request.param == "emulated" else None
+
+
+def net(captured: bool = True, **settings: Any) -> gpubp.MLP:
+    settings = {"activation": ["sigmoid", "relu"], "seed": 0, **settings}
+    made = gpubp.MLP([6, 5, 4, 3], device="cuda", **settings)
+    made._network.backend._captures = captured  # products are the same in any case
+    return made
+
+
+def bits(made: gpubp.MLP) -> list[bytes]:
+    return [each.tobytes() for part in made.get_parameters() for each in part if each is not None]
+
+
+def both(train: Callable[[gpubp.MLP], Any], **settings: Any) -> None:
+    """The same parameters, and whatever `train` gives, from captured and from uncaptured steps."""
+    one, other = net(True, **settings), net(False, **settings)
+    assert train(one) == train(other)
+    assert bits(one) == bits(other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_same_bits_by_every_optimizer(machine: Any, name: str) -> None:
+    def train(made: gpubp.MLP) -> list[float]:
+        optimizer = OPTIMIZERS[name]()
+        return [float(made.train_step(ROWS[i : i + 16], LABELS[i : i + 16], optimizer)) for i in range(0, 54, 9)]
+
+    both(train)
+    assert machine is None or machine.launched["graph"] == 5  # of six steps: the first is rehearsed
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule": "cosine", "optimizer": "adam"},
+        {"clip_norm": 0.5},
+        {"sample_weight": WEIGHTS},
+        {"class_weight": "balanced", "optimizer": "sgd"},
+        {"batch_size": "full", "optimizer": "momentum"},
+        {"batch_size": 1, "epochs": 1},
+        {"shuffle": False, "optimizer": "sgd"},
+        {"metrics": ["accuracy"], "validation": 0.2},
+        {"transform": lambda x, y, generator: (x * float(generator.random()), y)},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_the_same_history_of_a_fit(machine: Any, settings: dict[str, Any]) -> None:
+    def train(made: gpubp.MLP) -> list[float]:
+        given = {"epochs": 3, "batch_size": 16, "verbose": 0, **settings}
+        if given.get("optimizer") == "momentum":
+            given["optimizer"] = gpubp.SGD(0.1, 0.9)
+        return [record["loss"] for record in made.fit(ROWS, LABELS, **given).records]
+
+    both(train)
+    both(train, dropout=[0.2, 0.5, 0.0])
+    assert machine is None or machine.launched["graph"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.check)])
+def test_masks_missing_biases_and_regression(machine: Any, dtype: str) -> None:
+    masks = [np.random.default_rng(3).integers(0, 2, (6, 5)), None, None]
+    settings = {"masks": masks, "use_bias": [True, False, True], "output": "identity", "dtype": dtype}
+    optimizers = {"captured": gpubp.SGD(0.1, 0.9), "uncaptured": gpubp.SGD(0.1, 0.9)}
+
+    def train(made: gpubp.MLP) -> list[float]:
+        optimizer = optimizers.popitem()[1]
+        return [float(made.train_step(ROWS[:20], ROWS[:20, :3], optimizer)) for _ in range(4)]
+
+    both(train, **settings)
+
+
+def test_another_optimizer_takes_no_old_graph(machine: Any) -> None:
+    """Whose state is its own; and the memory of the old one is free."""
+
+    def train(made: gpubp.MLP) -> list[float]:
+        losses = []
+        for _ in range(3):
+            optimizer = gpubp.Adam(0.01)
+            losses += [float(made.train_step(ROWS, LABELS, optimizer)) for _ in range(3)]
+        return losses
+
+    both(train)
+
+
+def test_steps_allocate_nothing_once_warm(emulated: Any) -> None:
+    made, optimizer = net(), gpubp.Adam()
+    x, y = (made._network.backend.asarray(a, a.dtype) for a in (ROWS, LABELS))
+    network, cost = made._network, made._network.backend.zeros((), "float32")
+
+    def step() -> None:
+        with network.backend.active():
+            network.update(x, y, None, optimizer, cost, clip_norm=1.0)
+
+    for _ in range(3):
+        step()
+    gc.collect()
+    before = emulated.allocations
+    for _ in range(5):
+        step()
+    assert emulated.allocations == before
+
+
+def test_a_step_is_one_launch_beside_what_brings_its_arguments(emulated: Any) -> None:
+    made, optimizer = net(), gpubp.SGD(0.1)
+    x, y = (made._network.backend.asarray(a, a.dtype) for a in (ROWS, LABELS))
+    for _ in range(3):
+        made.train_step(x, y, optimizer)
+    graph = next(iter(made._network._batches.values())).plays
+    (captured,) = graph.values()
+    inside = len(captured._graph.parts)
+    emulated.launched.clear()
+    made.train_step(x, y, optimizer)
+    outside = sum(emulated.launched.values()) - inside
+    assert emulated.launched["graph"] == 1
+    assert emulated.launched["gpubp_numbers"] == 0  # the rate is the last step's
+    # Nothing is left of plain gradient descent but the biases': the weights' is in the products that are gradients.
+    assert emulated.launched["gpubp_sgd"] == 1
+    assert outside == 1 + 3  # the graph; x, the labels and the loss
+
+
+def test_large_steps_are_not_captured(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpubp.backends.cupy.LARGEST", ROWS.nbytes)
+    made, optimizer = net(), gpubp.SGD(0.1)
+    for _ in range(3):
+        made.train_step(ROWS, LABELS, optimizer)
+    assert list(made._network.batch(70, True).plays.values()) == [None]
+
+
+def test_what_cannot_be_captured_is_said_once_and_computed(machine: Any) -> None:
+    @gpubp.elementwise("z, b -> y")
+    def graphs_bent(xp: Any, z: Any, b: Any, y: Any) -> None:
+        xp.add(z, b, out=y)
+        xp.sin(y, out=y)
+
+    @gpubp.elementwise("dy, y -> dz")
+    def graphs_bent_delta(xp: Any, dy: Any, y: Any, dz: Any) -> None:
+        xp.multiply(dy, xp.sqrt(1 - y * y), out=dz)
+
+    class GraphsBent(gpubp.Activation):
+        forward, delta, saves = graphs_bent, graphs_bent_delta, "y"
+
+    try:
+        made, optimizer = net(activation=GraphsBent()), gpubp.SGD(0.1)
+        with pytest.warns(UserWarning, match="steps are not captured: kernel 'graphs_bent' runs its NumPy body"):
+            losses = [float(made.train_step(ROWS, LABELS, optimizer))]
+        losses += [float(made.train_step(ROWS, LABELS, optimizer)) for _ in range(3)]
+        assert losses == sorted(losses, reverse=True)
+        assert machine is None or not machine.launched["graph"]
+    finally:
+        for name in ("graphs_bent", "graphs_bent_delta"):
+            del gpubp.kernel.KERNELS[name]
+        del gpubp.Activation.members["graphs_bent"]
+
+
+def test_memory_that_a_graph_uses_is_not_given_to_others(emulated: Any) -> None:
+    """Room for partial sums that grows after a step was captured."""
+    made, optimizer = net(), gpubp.SGD(0.1)
+    for _ in range(3):
+        made.train_step(ROWS, LABELS, optimizer)
+    made.train_step(np.repeat(ROWS, 30, axis=0), np.repeat(LABELS, 30), optimizer)
+    gc.collect()
+    made.train_step(ROWS, LABELS, optimizer)  # EmulationError where the graph's memory is gone
+
+
+def test_streams_of_the_user(emulated: Any) -> None:
+    cupy = __import__("cupy")
+    made, optimizer, other = net(), gpubp.Adam(), net(False)
+    usual = gpubp.Adam()
+    for _ in range(4):
+        with cupy.cuda.Stream(non_blocking=True):
+            got = made.train_step(ROWS, LABELS, optimizer)
+            assert float(got) == float(other.train_step(ROWS, LABELS, usual))
+    assert bits(made) == bits(other)
+
+
+@pytest.mark.parametrize(("value", "reason"), [("auto", graphs.UNASKED), ("0", "GPUBP_GRAPHS=0"), ("1", None)])
+def test_the_variable_that_turns_them_on(value: str, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBP_GRAPHS", value)
+    found = graphs.why_not_captured()
+    assert (found is None) if reason is None else (found is not None and reason in found)
+
+
+def test_any_other_value_is_refused(emulated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBP_GRAPHS", "yes")
+    with pytest.raises(gpubp.errors.DataError, match="GPUBP_GRAPHS must be 'auto', '0' or '1', got 'yes'"):
+        gpubp.MLP([2, 2], device="cuda")
+
+
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+
+def test_tf32_is_close_and_not_the_same(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("0", "1"):
+        monkeypatch.setenv("GPUBP_GRAPHS", variable)
+        made, exact = net(precision="tf32"), gpubp.MLP([6, 5, 4, 3], ["sigmoid", "relu"], device="cpu", seed=0)
+        got, truth = made.forward(ROWS), exact.forward(ROWS)
+        np.testing.assert_allclose(got, truth, rtol=2e-3)
+        assert not np.array_equal(got, truth)
+        assert made.precision == made.copy().precision == "tf32"
+        assert made.to("cpu").precision is None
+
+
+def test_precision_is_of_float32_alone() -> None:
+    with pytest.raises(gpubp.DataError, match="precision='tf32' needs dtype='float32', got dtype='float64'"):
+        gpubp.MLP([2, 2], precision="tf32", dtype="float64")
+    with pytest.raises(gpubp.DataError, match="precision must be None, 'tf32' or 'bfloat16', got 'half'"):
+        gpubp.MLP([2, 2], precision="half")
+
+
+def test_a_model_file_keeps_its_precision(emulated: Any, tmp_path: Any) -> None:
+    net(precision="tf32").save(tmp_path / "model.safetensors")
+    assert gpubp.load(tmp_path / "model.safetensors").precision == "tf32"
+    assert gpubp.load(tmp_path / "model.safetensors", device="cpu").precision is None
