@@ -80,7 +80,7 @@ class Network:
         self.steps = self.epochs = 0  # taken so far: the keys of dropout masks and of shuffles
         self._workspace = Workspace(backend, structure.dtype)
         self._batches: dict[tuple[int, bool], Batch] = {}
-        self._owner: tuple[Any, ...] = ()  # the kernel and the state that captured steps use
+        self._owner: tuple[Any, Any] = None, None  # the optimizer of captured steps, and its state
 
     def draw(self) -> None:
         """Draw the weights from the seed; biases are 0."""
@@ -290,12 +290,15 @@ class Network:
         keys = [dropout and dropout.key(step) for dropout in self.dropouts] if any(self.dropouts) else ()
         numbers = optimizer.begin(self.backend, self.arena, learning_rate)
         folding = self._folding(x, optimizer, clip_norm)
-        factors = folding.folded(numbers) if folding else ()
-        self._captured_for(optimizer)
+        if folding:
+            numbers = folding.folded(numbers)
+        if optimizer is not self._owner[0] or optimizer.state is not self._owner[1]:
+            self._forget_steps_of_others(optimizer)
         given = (weights, total_weight, clip_norm)
-        kind = (targets.ndim, folding is None, optimizer.weight_decay > 0, *(value is None for value in given))
+        settings = (optimizer.kernel, optimizer.weight_decay > 0, folding is None)
+        kind = (targets.ndim, *settings, weights is None, total_weight is None, clip_norm is None)
         whole = partial(self._step, optimizer, folding, len(keys))
-        self._play(kind, batch, whole, (x, targets, cost, *given, *keys, *factors, *numbers))
+        self._play(kind, batch, whole, (x, targets, cost, *given, *keys, *numbers))
 
     def _folding(self, x: Array, optimizer: Optimizer, clip_norm: float | None) -> SGD | None:
         """The optimizer, where its step can be taken in the very products that are the weights' gradients."""
@@ -306,15 +309,11 @@ class Network:
             return None
         return optimizer if self.backend.can_accumulate(x, self.arena.parameters) else None
 
-    def _captured_for(self, optimizer: Optimizer) -> None:
-        """Forget the captured steps of another optimizer, or of other state: they hold on to its memory."""
-        owner = (optimizer.kernel, *optimizer.state.values())
-        if len(owner) != len(self._owner) or any(
-            one is not other for one, other in zip(owner, self._owner, strict=True)
-        ):
-            self._owner = owner
-            for batch in self._batches.values():
-                batch.plays.clear()
+    def _forget_steps_of_others(self, optimizer: Optimizer) -> None:
+        """Captured steps hold on to the memory of their optimizer's state."""
+        self._owner = optimizer, optimizer.state
+        for batch in self._batches.values():
+            batch.plays.clear()
 
     def _step(
         self,
@@ -332,15 +331,14 @@ class Network:
     ) -> None:
         """All gradients of one batch, clipped, and the optimizer's step along them.
 
-        The rest are the keys of this many layers' masks, the factors where gradients are folded, and the optimizer's
-        numbers.
+        The rest are the keys of this many layers' masks and the optimizer's numbers.
         """
         keys, rest = rest[:layers], rest[layers:]
         self.cost(x, targets, weights, batch, cost, keys)
         if total_weight is not None:
             self.backend.run(weight_sum, weights, total_weight)
         if folding:
-            alpha, beta, _, _, *numbers = rest
+            alpha, beta, *numbers = rest
             self.backward(batch, keys, folds=[(alpha, beta, into) for into in folding.folded_into(self.arena)])
             folding.finish(self.backend, self.arena, *numbers)
         else:

@@ -197,10 +197,10 @@ class SGD(Optimizer):
         """What the weights' gradients are added to, `alpha` times, after `beta` times itself: v, or W itself."""
         return arena.cut(self.state["v"])[0] if self.momentum else arena.weights
 
-    def folded(self, numbers: tuple[float, ...]) -> tuple[float, float]:
-        """alpha and beta, of the numbers of `begin`."""
+    def folded(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        """alpha and beta, and what `finish` is to be given, of the numbers of `begin`."""
         _, shrink, rate, *momentum = numbers
-        return (1.0, momentum[0]) if momentum else (-rate, shrink)
+        return (1.0, *momentum, rate, *momentum) if momentum else (-rate, shrink, rate)
 
     def finish(self, backend: "Backend", arena: Arena, rate: float, momentum: float | None = None) -> None:
         """What is left of a step whose weights' gradients have been added."""
