@@ -37,6 +37,11 @@ class Callback:
         """After the last epoch, whatever ended the training but an error."""
 
 
+def looks_at_steps(callback: Callback) -> bool:
+    """Whether it wants to be told of each step."""
+    return type(callback).on_step_end is not Callback.on_step_end
+
+
 class _EachEpoch(Callback):
     def __init__(self, function: Callable[["MLP", dict[str, Any]], bool | None]) -> None:
         self.function = function

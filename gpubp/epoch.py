@@ -56,6 +56,10 @@ class Costs:
         costs, totals = self.blocks[-1]
         return costs[place, ...], totals[place, ...] if weighted else None
 
+    def noted(self, log: Array, rows: list[int], weighted: bool) -> None:
+        """Those of all steps so far at once: a row of costs, and one of sums of weights."""
+        self.blocks, self.rows, self.weighted = [(log[0], log[1])], rows, [weighted] * len(rows)
+
     def _read(self, column: int) -> Any:
         blocks = [self.backend.to_numpy(block[column]) for block in self.blocks]
         return np.concatenate(blocks)[: len(self.rows)].astype(np.float64) if blocks else np.zeros(0)

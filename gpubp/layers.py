@@ -4,6 +4,7 @@ Parameters, gradients and buffers are arguments, so a layer is a few lines of ma
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,11 +75,29 @@ class Dense:
             backend.column_sum(slot.dz, bias_grad)
 
     def backward(
-        self, backend: Backend, params: Parameters, x: Array, dz: Array, dx: Array | None, fold: Fold | None = None
-    ) -> None:
-        """∂C/∂x = dz Wᵀ where it is wanted, and ∂C/∂W = xᵀ dz, or that added to what it is folded into."""
+        self,
+        backend: Backend,
+        params: Parameters,
+        x: Array,
+        dz: Array,
+        dx: Array | None,
+        fold: Fold | None = None,
+        reading: Any = None,
+    ) -> Any:
+        """∂C/∂x = dz Wᵀ where it is wanted and, beside it, ∂C/∂W = xᵀ dz, or that added to what it is folded into.
+
+        `reading` is work beside that may still read dx's memory; the work that reads dz is returned.
+        """
+        alone = fold is None or fold[2] is not params.weight  # of W, dz Wᵀ is to see what was before the step
+        work = partial(self.weight_gradient, backend, params, x, dz, fold)
+        begun = backend.beside(work) if alone else None
         if dx is not None:
+            backend.wait(reading)
             backend.matmul(dz, params.weight.T, dx)
+        return begun if alone else backend.beside(work)
+
+    def weight_gradient(self, backend: Backend, params: Parameters, x: Array, dz: Array, fold: Fold | None) -> None:
+        """∂C/∂W = xᵀ dz, masked where the weights are."""
         if fold is not None:
             backend.accumulate(x.T, dz, *fold)
             return

@@ -207,8 +207,7 @@ class Network:
 
     def _play(self, kind: Any, batch: Batch, step: Callable[..., None], slots: tuple[Any, ...]) -> None:
         """step(batch, *slots), captured when this kind of it, with these settings, is first asked for."""
-        loss, settings = self.loss, [tuple(dense.activation.parameters) for dense in self.layers]
-        kind = (kind, loss.reduction, tuple(loss.parameters), *settings)
+        kind = (kind, *self.settings())
         if kind not in batch.plays:
             if len(batch.plays) >= 16:  # a setting that changes with every step must not fill the memory
                 batch.plays.clear()
@@ -218,6 +217,12 @@ class Network:
             play(*slots)
         else:
             step(batch, *slots)
+
+    def settings(self, optimizer: Optimizer | None = None) -> tuple[Any, ...]:
+        """What of the loss, the activations and an optimizer is fixed in a captured step."""
+        loss, stepping = self.loss, (optimizer.kernel, optimizer.weight_decay > 0) if optimizer else ()
+        of_layers = [tuple(dense.activation.parameters) for dense in self.layers]
+        return (*stepping, loss.reduction, tuple(loss.parameters), *of_layers)
 
     def forward_with_loss(self, x: Array, targets: Array, factor: Array | float, batch: Batch, keys: Keys = ()) -> None:
         """The forward pass, each sample's loss, and the output layer's delta.
@@ -250,13 +255,14 @@ class Network:
         """out ← C = Σ factor · ℓ, with the output layer's delta left in the batch; returns the samples' factors."""
         factor = self.factor(weights, len(x), batch)
         self.forward_with_loss(x, targets, factor, batch, keys)
-        self.backend.run(weighted_sum, batch.losses, factor, out)
+        self.backend.beside(lambda: self.backend.run(weighted_sum, batch.losses, factor, out))
         return factor
 
     def backward(
         self, batch: Batch, keys: Keys = (), input_grad: Array | None = None, folds: Sequence[Fold] = ()
     ) -> None:
         """From the output layer's delta down to all gradients, in the arena or added to what they are folded into."""
+        backend, reading = self.backend, None
         for layer in range(len(self.layers) - 1, -1, -1):
             dense, params, slot, dropout = (
                 self.layers[layer],
@@ -265,13 +271,15 @@ class Network:
                 self.dropouts[layer],
             )
             if layer < len(self.layers) - 1:
-                dense.delta(self.backend, slot, params.bias_grad)
+                dense.delta(backend, slot, params.bias_grad)
             elif params.bias_grad is not None:  # the delta is there already
-                self.backend.column_sum(slot.dz, params.bias_grad)
+                backend.beside(partial(backend.column_sum, slot.dz, params.bias_grad))
             dx = batch.layers[layer - 1].dy if layer else input_grad
-            dense.backward(self.backend, params, batch.inputs[layer], slot.dz, dx, folds[layer] if folds else None)
+            fold = folds[layer] if folds else None
+            reading = dense.backward(backend, params, batch.inputs[layer], slot.dz, dx, fold, reading)
             if dropout and keys and dx is not None and slot.dropout_keys is not None:
-                dropout.run(self.backend, slot.dropout_keys, dx, keys[layer], dx)
+                dropout.run(backend, slot.dropout_keys, dx, keys[layer], dx)
+        backend.wait(reading)  # and with it for all that was begun beside, each after the other
 
     def update(
         self,
@@ -286,21 +294,26 @@ class Network:
     ) -> None:
         """One training step on device arrays; writes the batch's cost, and Σ w where asked, into 0-d arrays."""
         batch = self.batch(len(x), True)
-        step, self.steps = self.steps, self.steps + 1
-        keys = [dropout and dropout.key(step) for dropout in self.dropouts] if any(self.dropouts) else ()
-        numbers = optimizer.begin(self.backend, self.arena, learning_rate)
-        folding = self._folding(x, optimizer, clip_norm)
-        if folding:
-            numbers = folding.folded(numbers)
+        folding = self.folding(x, optimizer, clip_norm)
+        keys, numbers = self.next_numbers(optimizer, folding, learning_rate)
         if optimizer is not self._owner[0] or optimizer.state is not self._owner[1]:
             self._forget_steps_of_others(optimizer)
         given = (weights, total_weight, clip_norm)
-        settings = (optimizer.kernel, optimizer.weight_decay > 0, folding is None)
-        kind = (targets.ndim, *settings, weights is None, total_weight is None, clip_norm is None)
-        whole = partial(self._step, optimizer, folding, len(keys))
+        stepping = (optimizer.kernel, optimizer.weight_decay > 0, folding is None)
+        kind = (targets.ndim, *stepping, weights is None, total_weight is None, clip_norm is None)
+        whole = partial(self.step, optimizer, folding, len(keys))
         self._play(kind, batch, whole, (x, targets, cost, *given, *keys, *numbers))
 
-    def _folding(self, x: Array, optimizer: Optimizer, clip_norm: float | None) -> SGD | None:
+    def next_numbers(
+        self, optimizer: Optimizer, folding: SGD | None, learning_rate: float | None
+    ) -> tuple[Keys, tuple[float, ...]]:
+        """The keys of the next step's masks and the optimizer's numbers, which begins that step."""
+        step, self.steps = self.steps, self.steps + 1
+        keys = [dropout and dropout.key(step) for dropout in self.dropouts] if any(self.dropouts) else ()
+        numbers = optimizer.begin(self.backend, self.arena, learning_rate)
+        return keys, folding.folded(numbers) if folding else numbers
+
+    def folding(self, x: Array, optimizer: Optimizer, clip_norm: float | None) -> SGD | None:
         """The optimizer, where its step can be taken in the very products that are the weights' gradients."""
         whole = clip_norm is None and not any(params.mask is not None for params in self.parameters)
         if not isinstance(optimizer, SGD) or not optimizer.folds or not whole:
@@ -315,7 +328,7 @@ class Network:
         for batch in self._batches.values():
             batch.plays.clear()
 
-    def _step(
+    def step(
         self,
         optimizer: Optimizer,
         folding: SGD | None,

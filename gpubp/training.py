@@ -6,8 +6,8 @@ With it go schedules, validation, early stopping, callbacks, Ctrl-C and the diag
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from inspect import isfunction
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from gpubp.history import History
 from gpubp.kernel import Array
 from gpubp.optimizers import Optimizer, squared_norm
 from gpubp.progress import Progress
+from gpubp.resident import ResidentEpochs
 from gpubp.resume import Checkpoint
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Trainer:
         self.checkpoint = next((each for each in self.callbacks if isinstance(each, Checkpoint)), None)
         self.verbose = verbose
         self.history, self.best, self.step = History(), None, 0  # of this training, with what it resumes
+        self.resident: ResidentEpochs | None = None  # where epochs run from the device
 
     def fit(self, x: Any, y: Any, sample_weight: Any, validation: Any) -> History:
         """Train, and return what happened."""
@@ -172,6 +174,8 @@ class Trainer:
             self.early_stopping.start()
         if self.checkpoint:
             self.checkpoint.restore(self)
+        if not any(map(hooks.looks_at_steps, self.callbacks)):
+            self.resident = ResidentEpochs.of(network, batches, self.optimizer, self.clip_norm)
         history = self.history
         start = Snapshot(self)
         progress = Progress.of(self.verbose, self.net, self.epochs, len(batches))
@@ -229,21 +233,31 @@ class Trainer:
             self.checkpoint.write(self)
 
     def _epoch(self, batches: Any, factor: Any, progress: Progress, interrupted: Callable[[], bool]) -> Costs:
+        costs = Costs(self.network.backend, self.network.dtype)
+        with closing(self._steps(batches, factor, costs)) as steps:
+            for step in steps:
+                self.step += 1
+                progress.step(step)
+                if interrupted():
+                    return costs
+        costs.whole = True
+        return costs
+
+    def _steps(self, batches: Any, factor: Any, costs: Costs) -> Generator[int]:
+        """Take an epoch's steps, each when the next is asked for, and note what they cost."""
         network = self.network
-        costs = Costs(network.backend, network.dtype)
-        for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs)):
+        if self.resident:
+            rates = [self._rate(factor, self.step + step) for step in range(len(batches))]
+            yield from self.resident.epoch(network.epochs, rates, costs)
+            return
+        for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
             cost, total_weight = costs.next(len(x), weights is not None)
             network.update(
                 x, targets, weights, self.optimizer, cost, self._rate(factor, self.step), self.clip_norm, total_weight
             )
-            self.step += 1
-            progress.step(step + 1)
             for callback in self.callbacks:
-                callback.on_step_end(self.net, self.step, cost.copy())
-            if interrupted():
-                return costs
-        costs.whole = True
-        return costs
+                callback.on_step_end(self.net, self.step + 1, cost.copy())
+            yield step
 
     def _rate(self, factor: Callable[[int], float] | None, step: int) -> float | None:
         return None if factor is None else self.optimizer.learning_rate * float(factor(step))

@@ -118,7 +118,7 @@ class Cupy(ModuleType):
 
     def zeros(self, shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
         array = ndarray(shape, dtype)
-        array.memory.use(write=True)
+        array.use(write=True)
         array.host.fill(0)
         return array
 
@@ -128,7 +128,7 @@ class Cupy(ModuleType):
         if isinstance(a, ndarray):  # a copy from another device
             a = a.host
         array = on_device(np.asarray(a, dtype, order))
-        array.memory.use(write=True)
+        array.use(write=True)
         MACHINE.copies_to_device += 1
         return array
 

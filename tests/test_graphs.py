@@ -1,7 +1,9 @@
 """Captured steps: the same bits as the same operations one by one, whatever differs from one step to the next."""
 
 import gc
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,8 +43,13 @@ def machine(request: pytest.FixtureRequest) -> Any:
 def net(captured: bool = True, **settings: Any) -> gpubp.MLP:
     settings = {"activation": ["sigmoid", "relu"], "seed": 0, **settings}
     made = gpubp.MLP([6, 5, 4, 3], device="cuda", **settings)
-    made._network.backend._captures = captured  # products are the same in any case
+    made._network.backend.replays = captured  # products are the same in any case
     return made
+
+
+def many(times: int) -> tuple[Any, Any]:
+    """More rows than one block sums."""
+    return np.repeat(ROWS, times, axis=0), np.repeat(LABELS, times)
 
 
 def bits(made: gpubp.MLP) -> list[bytes]:
@@ -91,6 +98,107 @@ def test_the_same_history_of_a_fit(machine: Any, settings: dict[str, Any]) -> No
     both(train)
     both(train, dropout=[0.2, 0.5, 0.0])
     assert machine is None or machine.launched["graph"]
+
+
+# -- epochs ------------------------------------------------------------------------------------------------------------
+
+
+def history(made: gpubp.MLP, **settings: Any) -> list[float]:
+    given = {"epochs": 3, "batch_size": 16, "optimizer": "adam", "verbose": 0, **settings}
+    return [record["loss"] for record in made.fit(ROWS, LABELS, **given).records]
+
+
+def test_an_epoch_takes_one_launch_a_step(emulated: Any) -> None:
+    """And nothing is sent or fetched before its end."""
+    sent: list[int] = []
+
+    class Sent(gpubp.Callback):
+        def on_epoch_end(self, net: gpubp.MLP, record: dict[str, Any]) -> None:
+            sent.append(emulated.copies_to_device)
+
+    history(net(), callbacks=[Sent()])
+    assert emulated.launched["gpubp_advance"] == 3 * 5
+    assert emulated.launched["graph"] == 3 * 5 - 2  # a whole batch and the last, shorter one are rehearsed
+    assert [later - sooner for sooner, later in itertools.pairwise(sent)] == [4, 4]
+
+
+def test_who_looks_at_each_step_is_told_of_each(emulated: Any) -> None:
+    costs: list[float] = []
+
+    class Looking(gpubp.Callback):
+        def on_step_end(self, net: gpubp.MLP, step: int, cost: Any) -> None:
+            costs.append(float(cost))
+
+    losses = history(net(), callbacks=[Looking()])
+    assert emulated.launched["gpubp_advance"] == 0
+    assert emulated.launched["graph"] > 0
+    assert len(costs) == 15
+    assert losses == history(net())
+
+
+def test_rows_that_stay_on_the_host_give_the_same_bits(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = net(), net()
+    expected = history(one)
+    monkeypatch.setattr("gpubp.backends.cupy.CupyBackend.holds", lambda backend, nbytes: False)
+    assert history(other) == expected
+    assert bits(one) == bits(other)
+
+
+def test_an_epoch_that_is_interrupted_counts_the_steps_it_took(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def interruptible() -> Iterator[Callable[[], bool]]:
+        asked = itertools.count(1)
+        yield lambda: next(asked) >= 8  # once an epoch and once a step: in the second epoch after its first
+
+    def train(made: gpubp.MLP) -> Any:
+        optimizer = gpubp.Adam()
+        with monkeypatch.context() as patch:
+            patch.setattr("gpubp.training.interruptible", interruptible)
+            losses = history(made, optimizer=optimizer, clip_norm=1.0)
+        return losses, made._network.steps, optimizer.steps
+
+    both(train, dropout=0.2)
+    one = net()
+    assert train(one)[1:] == (6, 6)
+
+
+@pytest.mark.parametrize("kind", [gpubp.SGD, gpubp.Adam])
+def test_a_callback_may_change_the_optimizer(machine: Any, kind: type[gpubp.SGD | gpubp.Adam]) -> None:
+    def train(made: gpubp.MLP) -> list[float]:
+        optimizer = kind(0.1)
+
+        def change(net: gpubp.MLP, record: dict[str, Any]) -> None:
+            optimizer.learning_rate /= 2
+            optimizer.weight_decay = 0.01 * record["epoch"]
+
+        return history(made, optimizer=optimizer, callbacks=[change], epochs=4)
+
+    both(train)
+
+
+def test_divergence_is_diagnosed(machine: Any) -> None:
+    def train(made: gpubp.MLP) -> str:
+        with pytest.raises(gpubp.DivergenceError) as caught:
+            history(made, optimizer=gpubp.SGD(1e30), epochs=5)
+        return str(caught.value)
+
+    both(train, activation="relu")
+
+
+def test_a_larger_batch_meanwhile_moves_the_buffers(machine: Any) -> None:
+    """Of which captured steps then know nothing."""
+
+    def train(made: gpubp.MLP) -> list[float]:
+        def predict(net: gpubp.MLP, record: dict[str, Any]) -> None:
+            net.train_step(*many(4 * record["epoch"]), other)
+
+        other = gpubp.SGD(0.01)
+        return history(made, callbacks=[predict])
+
+    both(train)
+
+
+# -- what else differs from step to step -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.check)])
@@ -144,7 +252,7 @@ def test_a_step_is_one_launch_beside_what_brings_its_arguments(emulated: Any) ->
         made.train_step(x, y, optimizer)
     graph = next(iter(made._network._batches.values())).plays
     (captured,) = graph.values()
-    inside = len(captured._graph.parts)
+    inside = [kind for _, kind, _ in captured._graph.parts].count("work")
     emulated.launched.clear()
     made.train_step(x, y, optimizer)
     outside = sum(emulated.launched.values()) - inside
@@ -189,14 +297,31 @@ def test_what_cannot_be_captured_is_said_once_and_computed(machine: Any) -> None
         del gpubp.Activation.members["graphs_bent"]
 
 
-def test_memory_that_a_graph_uses_is_not_given_to_others(emulated: Any) -> None:
-    """Room for partial sums that grows after a step was captured."""
-    made, optimizer = net(), gpubp.SGD(0.1)
-    for _ in range(3):
-        made.train_step(ROWS, LABELS, optimizer)
-    made.train_step(np.repeat(ROWS, 30, axis=0), np.repeat(LABELS, 30), optimizer)
+def test_a_graph_keeps_the_memory_that_it_uses(emulated: Any) -> None:
+    """Room for partial sums that became too small for others."""
+    backend = gpubp.get_backend("cuda")
+    a, large = backend.zeros((300, 3), "float32"), backend.zeros((3000, 3), "float32")
+    a[...] = 1
+    sums, others = backend.empty((3,), "float32"), backend.empty((3,), "float32")
+    play = backend.capture(lambda: backend.column_sum(a, sums))
+    assert play is not None
+    for _ in range(2):
+        play()
+    backend.column_sum(large, others)
     gc.collect()
-    made.train_step(ROWS, LABELS, optimizer)  # EmulationError where the graph's memory is gone
+    sums[...] = 0
+    play()  # EmulationError where the graph's memory is gone
+    assert backend.to_numpy(sums).tolist() == [300.0] * 3
+
+
+def test_sums_in_several_parts_at_the_same_time(machine: Any) -> None:
+    """The output's bias gradient beside all else, whose sums have scratch memory too."""
+
+    def train(made: gpubp.MLP) -> list[float]:
+        optimizer = gpubp.Adam()
+        return [float(made.train_step(*many(20), optimizer)) for _ in range(3)]
+
+    both(train)
 
 
 def test_streams_of_the_user(emulated: Any) -> None:

@@ -27,6 +27,8 @@ class Backend(ABC):
     xp: Any  # the array module: numpy or cupy
     fallback: str | None = None  # why "auto" gave the CPU
     precision: str | None = None  # of products, where it is not that of the arrays
+    # Whether a captured step costs the host next to nothing, so that epochs are to be run from the device.
+    replays = False
     # Whether v ← μ v + g inside a product is quicker than after it. On 2 cores it took 0.95 to 1.10 times as long.
     folds_momentum = False
 
@@ -126,6 +128,14 @@ class Backend(ABC):
         self.run(kernel, *args)
         self.column_sum(args[-1], sums)
 
+    def beside(self, work: Callable[[], None]) -> Any:
+        """Do what nothing that follows needs before it waits for this; a captured step does both at once."""
+        work()
+
+    def wait(self, work: Any) -> None:
+        """Wait for work that was begun beside; what is asked of the device next may use its results and its memory."""
+        return
+
     def capture(self, step: Callable[..., None], *slots: Any) -> Callable[..., None] | None:
         """A function that does with other arrays of these shapes and dtypes, and other numbers, what `step` does.
 
@@ -135,6 +145,22 @@ class Backend(ABC):
         then computes nothing.
         """
         return None
+
+    # -- only where `replays` is true: what a step that was captured does by itself --
+
+    def gather_step(self, a: Array, rows: Array, step: Array, stride: int, out: Array) -> None:
+        """out[i] ← a[rows[step · stride + i]], the step being on the device."""
+        raise NotImplementedError
+
+    def one_hot_step(self, labels: Array, rows: Array, step: Array, stride: int, out: Array) -> None:
+        """out[i, k] ← 1 where k = labels[rows[step · stride + i]], else 0."""
+        raise NotImplementedError
+
+    def advance(
+        self, step: Array, table: Array, keys: Array, now: Array, keys_now: Array, results: Array, log: Array
+    ) -> None:
+        """step ← step + 1; log[:, step − 1] ← results, now ← table[step] and keys_now ← keys[step]."""
+        raise NotImplementedError
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -41,8 +41,9 @@ class CupyBackend(Backend):
         self._elementwise: dict[Kernel, Any] = {}
         self._stream: Any = None  # the last that was used
         self.precision = precision
-        self._captures = tuned and why_not_captured() is None
-        self._products = Products(self.xp, precision) if self._captures or precision else None
+        self.replays = tuned and why_not_captured() is None
+        self._products = Products(self.xp, precision) if self.replays or precision else None
+        self._side: Any = None  # while a step is rehearsed or recorded: the stream beside the present one
         self._reasons: list[str] | None = None  # while a step is rehearsed: why it cannot be captured
 
     def describe(self) -> dict[str, Any]:
@@ -123,15 +124,47 @@ class CupyBackend(Backend):
 
     def capture(self, step: Callable[..., None], *slots: Any) -> Callable[..., None] | None:
         arrays = [slot for slot in slots if self.owns(slot)]
-        small = 0 < sum(array.nbytes for array in arrays) <= LARGEST and all(array.size for array in arrays)
-        return Captured(self, step, slots) if self._captures and small else None
+        small = sum(array.nbytes for array in arrays) <= LARGEST and all(array.size for array in arrays)
+        return Captured(self, step, slots) if self.replays and small else None
+
+    def beside(self, work: Callable[[], None]) -> Any:
+        if self._side is None:
+            work()
+            return None
+        self._side.wait_event(self.xp.cuda.get_current_stream().record())
+        with self._side:
+            self._aside(True)
+            work()
+            self._aside(False)
+            return self._side.record()
+
+    def wait(self, work: Any) -> None:
+        if work is not None:
+            self.xp.cuda.get_current_stream().wait_event(work)
+
+    def _aside(self, aside: bool) -> None:
+        """Kernels that run at once have scratch memory each."""
+        self._launcher.aside = aside
+        if self._products:
+            self._products.aside = aside
+
+    @contextmanager
+    def _forking(self) -> Iterator[None]:
+        """What may go beside goes to a stream of its own."""
+        self._side = self.xp.cuda.Stream(non_blocking=True)
+        try:
+            yield
+        finally:
+            self._side = None
+            self._aside(False)
 
     def rehearsed(self, step: Callable[..., None], slots: tuple[Any, ...]) -> list[str]:
         """Run a step; the reasons, if any, why it cannot be captured."""
         reasons: list[str] = []
         self._reasons = reasons
         try:
-            step(*slots)
+            with self._forking():
+                step(*slots)
         finally:
             self._reasons = None
         return list(dict.fromkeys(reasons))
@@ -142,7 +175,7 @@ class CupyBackend(Backend):
         kept: list[Any] = []
         self._launcher.kept = kept
         try:
-            with stream:
+            with stream, self._forking():
                 stream.begin_capture()
                 try:
                     step(*slots)
@@ -158,6 +191,17 @@ class CupyBackend(Backend):
             out.data.copy_from_device_async(source.data, out.nbytes)
         else:
             self.copy(source, out)
+
+    def gather_step(self, a: Array, rows: Array, step: Array, stride: int, out: Array) -> None:
+        self._launcher.gather(a, rows, out, step, stride)
+
+    def one_hot_step(self, labels: Array, rows: Array, step: Array, stride: int, out: Array) -> None:
+        self._launcher.one_hot(labels, out, rows, step, stride)
+
+    def advance(
+        self, step: Array, table: Array, keys: Array, now: Array, keys_now: Array, results: Array, log: Array
+    ) -> None:
+        self._launcher.advance(step, table, keys, now, keys_now, results, log)
 
     def put(self, values: list[Any], out: Array) -> None:
         """Numbers to the device."""

@@ -38,7 +38,7 @@ class Captured:
         stand_ins = {i: backend.empty(array.shape, array.dtype) for i, array in arrays.items()}
         self._read = [i for i, array in arrays.items() if array.ndim]
         self._written = [i for i, array in arrays.items() if not array.ndim]
-        real = next(array.dtype for array in arrays.values() if array.dtype.kind == "f")
+        real = next((array.dtype for array in arrays.values() if array.dtype.kind == "f"), "float32")
         self._numbers: list[tuple[list[int], Array, list[Any]]] = []
         for kinds, dtype in (((float, int), real), ((np.uint32,), "uint32")):
             places = [i for i, slot in enumerate(slots) if isinstance(slot, kinds)]

@@ -22,7 +22,8 @@ class Launcher:
 
     def __init__(self, cupy: Any, cubins: Cubins) -> None:
         self._cupy, self._cubins = cupy, cubins
-        self._partial: dict[Any, Array] = {}  # by dtype: the blocks' sums on their way to one
+        self._partial: dict[Any, Array] = {}  # by dtype and `aside`: the blocks' sums on their way to one
+        self.aside = False  # whether launches run at the same time as others
         self.kept: list[Any] | None = None  # while a graph is recorded: what its launches read and write
 
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
@@ -80,22 +81,32 @@ class Launcher:
             launch = launch_of("reduction", None, like, 1, summed(out))
             self._start(launch, (1,), (THREADS,), (count, count), total, out)
 
-    def gather(self, a: Array, rows: Array, out: Array) -> None:
-        """out[i] ← a[rows[i]]."""
+    def gather(self, a: Array, rows: Array, out: Array, step: Array | None = None, stride: int = 0) -> None:
+        """out[i] ← a[rows[i]], or a[rows[step · stride + i]] for a step on the device."""
         contiguous(a, rows, out)
         if out.size:
             row_bytes = out.nbytes // len(out)
             word = next(size for size in WORDS if row_bytes % size == 0 and aligned((a, out), size))
             words = row_bytes // word
-            launch = RowLaunch("gather", WORDS[word])
-            self._start(launch, (blocks(len(out) * words),), (THREADS,), (len(out), words), a, rows, out)
+            grid = (blocks(len(out) * words),)
+            if step is None:
+                self._start(RowLaunch("gather", WORDS[word]), grid, (THREADS,), (len(out), words), a, rows, out)
+            else:
+                launch = RowLaunch("gather_step", WORDS[word])
+                self._start(launch, grid, (THREADS,), (len(out), words, stride), a, rows, step, out)
 
-    def one_hot(self, labels: Array, out: Array) -> None:
-        """out[i, k] ← 1 where k = labels[i], else 0."""
+    def one_hot(
+        self, labels: Array, out: Array, rows: Array | None = None, step: Array | None = None, stride: int = 0
+    ) -> None:
+        """out[i, k] ← 1 where k = labels[i], or labels[rows[step · stride + i]] for a step on the device, else 0."""
         contiguous(labels, out)
         if out.size:
-            launch = RowLaunch("one_hot", TYPES[out.dtype.char])
-            self._start(launch, (blocks(out.size),), (THREADS,), out.shape, labels, out)
+            kind, grid = TYPES[out.dtype.char], (blocks(out.size),)
+            if rows is None:
+                self._start(RowLaunch("one_hot", kind), grid, (THREADS,), out.shape, labels, out)
+            else:
+                launch = RowLaunch("one_hot_step", kind)
+                self._start(launch, grid, (THREADS,), (*out.shape, stride), labels, rows, step, out)
 
     def numbers(self, values: list[Any], out: Array) -> None:
         """out[i] ← values[i], numbers of `out`'s own type."""
@@ -105,6 +116,14 @@ class Launcher:
             some = [kind(value) for value in values[first : first + NUMBERS]]
             padded = [*some, *[kind(0)] * (NUMBERS - len(some))]
             self._start(launch, (1,), (32,), (len(some),), *padded, out[first : first + len(some)])
+
+    def advance(
+        self, step: Array, table: Array, keys: Array, now: Array, keys_now: Array, results: Array, log: Array
+    ) -> None:
+        """step += 1; the results of the step before go into the log, the numbers of this one to where it reads them."""
+        launch = RowLaunch("advance", TYPES[log.dtype.char])
+        numbers = (log.shape[1], table.shape[1], keys.shape[1])
+        self._start(launch, (1,), (THREADS,), numbers, step, table, keys, now, keys_now, results, log)
 
     def _start(
         self,
@@ -119,9 +138,9 @@ class Launcher:
         self._cubins.function(launch)(grid, block, (*map(np.int64, numbers), *values))
 
     def _room(self, size: int, dtype: Any) -> Array:
-        room = self._partial.get(dtype)
+        room = self._partial.get((dtype, self.aside))
         if room is None or room.size < size:
-            room = self._partial[dtype] = self._cupy.empty((size,), dtype)
+            room = self._partial[dtype, self.aside] = self._cupy.empty((size,), dtype)
         return room
 
 

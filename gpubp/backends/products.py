@@ -17,7 +17,8 @@ class Products:
     def __init__(self, cupy: Any, precision: str | None) -> None:
         self._cupy, self._precision = cupy, precision
         self._plans: dict[Any, Product] = {}
-        self._workspace: Array = None
+        self._workspaces: dict[bool, Array] = {}  # by `aside`
+        self.aside = False  # whether products run at the same time as others
 
     def multiply(self, a: Array, b: Array, out: Array, alpha: Any = 1.0, beta: Any = 0.0) -> None:
         """out ← alpha a b + beta out; alpha and beta are both numbers, or both arrays of one on the device.
@@ -43,9 +44,9 @@ class Products:
         product(a, b, out, self._room(), self._cupy.cuda.get_current_stream(), (alpha, beta))
 
     def _room(self) -> Array:
-        if self._workspace is None:
-            self._workspace = self._cupy.empty((WORKSPACE_BYTES,), "uint8")
-        return self._workspace
+        if self.aside not in self._workspaces:
+            self._workspaces[self.aside] = self._cupy.empty((WORKSPACE_BYTES,), "uint8")
+        return self._workspaces[self.aside]
 
     def _forget(self) -> None:
         for product in self._plans.values():

@@ -66,7 +66,7 @@ NUMBERS = 8  # that one launch of `numbers` passes
 class RowLaunch(NamedTuple):
     """One of the templates in `kernels/rows.cuh`, which take plain pointers."""
 
-    function: str  # "gather", "one_hot" or "numbers"
+    function: str  # its name
     element: str  # what a word of a row, or an output, is
 
     @property
@@ -75,11 +75,17 @@ class RowLaunch(NamedTuple):
 
     @property
     def text(self) -> str:
+        element = self.element
+        step = ["const Size* numbers", "const Size* step"]
+        state = [f"const {element}* table", "const unsigned* keys", f"{element}* now", "unsigned* keys_now"]
         parameters = {
-            "gather": ["Size rows", "Size words", f"const {self.element}* from", "const Size* numbers"],
+            "gather": ["Size rows", "Size words", f"const {element}* from", "const Size* numbers"],
+            "gather_step": ["Size rows", "Size words", "Size stride", f"const {element}* from", *step],
             "one_hot": ["Size rows", "Size width", "const Size* labels"],
-            "numbers": ["Size count", *(f"{self.element} v{i}" for i in range(NUMBERS))],
-        }[self.function] + [f"{self.element}* out"]
+            "one_hot_step": ["Size rows", "Size width", "Size stride", "const Size* labels", *step],
+            "numbers": ["Size count", *(f"{element} v{i}" for i in range(NUMBERS))],
+            "advance": ["Size steps", "Size count", "Size wholes", "Size* step", *state, f"const {element}* results"],
+        }[self.function] + [f"{element}* out"]
         names = ", ".join(part.split()[-1] for part in parameters)
         return _kernel(self.symbol, ["rows.cuh"], parameters, f"{self.function}({names});")
 

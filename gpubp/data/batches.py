@@ -43,9 +43,15 @@ class ArrayBatches:
         return -(-self.rows // self.size)
 
     def epoch(self, epoch: int) -> Iterator[DeviceBatch]:
-        return self.in_order(
-            np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows) if self.shuffle else None
-        )
+        return self.in_order(self.order(epoch))
+
+    def order(self, epoch: int) -> Any:
+        """The epoch's row numbers; None where they are taken as they lie."""
+        return np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows) if self.shuffle else None
+
+    def size_of(self, step: int) -> int:
+        """The rows of a batch of an epoch."""
+        return min(self.size, self.rows - step * self.size)
 
     def in_order(self, host_order: Any) -> Iterator[DeviceBatch]:
         """The batches of these row numbers; None takes the rows as they lie."""

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from emulated.machine import MACHINE, Memory
+from emulated.machine import MACHINE, Memory, Used
 from emulator.kernels import EmulationError
+from numpy.lib.array_utils import byte_bounds
 
 PRODUCTS = ("matmul", "dot", "tensordot", "vdot", "inner")
 IMPLICIT = (
@@ -38,7 +39,7 @@ class MemoryPointer:
             out.host.reshape(-1).view(np.uint8)[:] = given.host.reshape(-1).view(np.uint8)
 
         MACHINE.launched["copy"] += 1
-        MACHINE.do(copy, (given.memory, False), (out.memory, True))
+        MACHINE.do(copy, given.used(False), out.used(True))
 
 
 class ndarray:  # noqa: N801
@@ -63,6 +64,14 @@ class ndarray:  # noqa: N801
     T = property(lambda self: view(self.host.T, self.memory))
     real = property(lambda self: view(self.host.real, self.memory))
 
+    def used(self, write: bool) -> Used:
+        begin, end = (place - self.memory.bytes.ctypes.data for place in byte_bounds(self.host))
+        return self.memory, write, begin, end
+
+    def use(self, write: bool) -> None:
+        memory, *how = self.used(write)
+        memory.use(*how)
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise TypeError(IMPLICIT)
 
@@ -80,7 +89,7 @@ class ndarray:  # noqa: N801
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
         MACHINE.refuse_capture("an array is fetched")
         with stream or MACHINE.stream:
-            self.memory.use(write=False)
+            self.use(write=False)
             MACHINE.stream.synchronize()
         MACHINE.copies_to_host += 1
         if out is None:
@@ -104,7 +113,7 @@ class ndarray:  # noqa: N801
                 MACHINE.pinned.append((arr, arr.tobytes(), stream, stream.time + 1))
             elif stream is not MACHINE.null_stream:
                 raise EmulationError("a copy from memory that is not pinned does not overlap with anything")
-            self.memory.use(write=True)
+            self.use(write=True)
         self.host[...] = arr
         MACHINE.copies_to_device += 1
 
@@ -201,9 +210,9 @@ def apply(function: Any, *args: Any, **options: Any) -> Any:
     MACHINE.need("cublas" if name in PRODUCTS else "nvrtc")
     MACHINE.refuse_capture(f"cupy.{name} is called")
     for other in given:
-        other.memory.use(write=any(other is out for out in written))
+        other.use(write=any(other is out for out in written))
     if isinstance(array, ndarray):
-        array.memory.use(write=True)
+        array.use(write=True)
         if name in PRODUCTS and MACHINE.wrong_matmul:
             array.host += 1
     MACHINE.launched[f"cupy.{name}"] += 1

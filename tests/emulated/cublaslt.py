@@ -16,6 +16,7 @@ TYPES = {0: np.float32, 1: np.float64, 14: np.uint16}  # cudaDataType; bfloat16 
 SCALES = {0: np.float32, 1: np.float64}
 TF32 = 77  # cublasComputeType_t
 POINTER_MODE, TRANSA, TRANSB, EPILOGUE, BIAS = 2, 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
+DEFAULT, BGRADA = 1, 256  # cublasLtEpilogue_t
 ALIGNMENTS = (5, 6, 7, 8)  # cublasLtMatmulPreferenceAttributes_t
 
 pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
@@ -75,7 +76,7 @@ class EmulatedCublasLt:
         return None
 
     def MatmulDescCreate(self, out: int, compute: int, scale: int) -> None:  # noqa: N802
-        self.make(out, {"compute": compute, "scale": SCALES[scale], EPILOGUE: 1})
+        self.make(out, {"compute": compute, "scale": SCALES[scale], EPILOGUE: DEFAULT})
 
     def MatmulDescSetAttribute(self, desc: int, attribute: int, value: int, nbytes: int) -> None:  # noqa: N802
         kind = {4: ctypes.c_int32, 8: ctypes.c_int64}[nbytes]
@@ -97,7 +98,7 @@ class EmulatedCublasLt:
     def MatmulAlgoGetHeuristic(  # noqa: N802
         self, handle: int, desc: int, a: int, b: int, c: int, d: int, wish: int, wanted: int, results: int, found: int
     ) -> int | None:
-        if self.made[desc][EPILOGUE] not in (1, 256, 512) or handle != 1 + MACHINE.device:
+        if self.made[desc][EPILOGUE] not in (DEFAULT, BGRADA) or handle != 1 + MACHINE.device:
             return NOT_SUPPORTED
         words = (ctypes.c_uint64 * 8).from_address(results)
         words[0], words[1] = desc, handle
@@ -121,32 +122,38 @@ class EmulatedCublasLt:
         scale = settings["scale"]
         frozen = None if on_device else (read(alpha, scale), read(beta, scale))
         matrices = [self.matrix(address, self.made[made]) for address, made in ((a, of_a), (b, of_b), (d, of_d))]
-        memories = [MACHINE.memory_at(address) for address in (a, b, d)]
-        bias = settings.get(BIAS)
 
+        @np.errstate(all="ignore")
         def multiply() -> None:
             MACHINE.launched["cublasLtMatmul"] += 1
             left, right = (widened(matrix, settings["compute"]) for matrix in matrices[:2])
+            left, right = (left.T if settings[TRANSA] else left), (right.T if settings[TRANSB] else right)
             factors = frozen or (read(alpha, scale), read(beta, scale))
-            product = (left.T if settings[TRANSA] else left) @ (right.T if settings[TRANSB] else right)
             out = matrices[2]
-            out[...] = narrowed(factors[0] * product + (factors[1] * widened(out) if factors[1] else 0), out.dtype)
-            if settings[EPILOGUE] == 256:  # BGRADA: sums over the inner dimension, of A as it is multiplied
-                sums = (left.T if settings[TRANSA] else left).sum(axis=1)
-                np.frombuffer((ctypes.c_char * (sums.size * out.itemsize)).from_address(bias), out.dtype)[:] = narrowed(
-                    sums, out.dtype
-                )
+            out[...] = narrowed(
+                factors[0] * (left @ right) + (factors[1] * widened(out) if factors[1] else 0), out.dtype
+            )
+            if settings[EPILOGUE] == BGRADA:  # sums over the inner dimension, of A as it is multiplied
+                sums = narrowed(left.sum(axis=1), out.dtype)
+                np.frombuffer((ctypes.c_char * sums.nbytes).from_address(settings[BIAS]), out.dtype)[:] = sums
 
-        used = [(memories[0], False), (memories[1], False), (memories[2], True)]
-        used += [(MACHINE.memory_at(workspace), True)] if room else []
-        used += [(MACHINE.memory_at(address), False) for address in (alpha, beta) if on_device]
+        used = [MACHINE.used_at(workspace, room, True)] if room else []
+        for address, made, write in ((a, of_a, False), (b, of_b, False), (d, of_d, True)):
+            used.append(MACHINE.used_at(address, nbytes(self.made[made]), write))
+        if on_device:
+            used += [MACHINE.used_at(address, np.dtype(scale).itemsize, False) for address in (alpha, beta)]
         MACHINE.do(multiply, *used)
         return None
 
     def matrix(self, address: int, layout: tuple[Any, int, int, int]) -> Any:
         dtype, rows, columns, leading = layout
-        memory = (ctypes.c_char * (leading * columns * np.dtype(dtype).itemsize)).from_address(address)
+        memory = (ctypes.c_char * nbytes(layout)).from_address(address)
         return np.frombuffer(memory, dtype).reshape(columns, leading)[:, :rows].T
+
+
+def nbytes(layout: tuple[Any, int, int, int]) -> int:
+    dtype, _, columns, leading = layout
+    return columns * leading * np.dtype(dtype).itemsize
 
 
 def read(address: int, scale: Any) -> Any:

@@ -117,8 +117,8 @@ class Function:
             MACHINE.launched[self.kernel.name] += 1
             self.kernel(grid, block, hosts, MACHINE.order, MACHINE.seed)
 
-        # Which ones it only reads is not known.
-        MACHINE.do(run, *((arg.memory, True) for arg in args if isinstance(arg, ndarray)))
+        writes = zip(args, self.kernel.writes, strict=False)
+        MACHINE.do(run, *(arg.used(write) for arg, write in writes if isinstance(arg, ndarray)))
 
 
 class ElementwiseKernel:
@@ -163,7 +163,7 @@ class ElementwiseKernel:
                 out.host[...] = cell
 
         used = arrays_in([*args, *outputs])
-        MACHINE.do(run, *((array.memory, any(array is out for out in outputs)) for array in used))
+        MACHINE.do(run, *(array.used(any(array is out for out in outputs)) for array in used))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def compiled(self, types: dict[str, Any]) -> Kernel:

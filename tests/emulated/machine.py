@@ -1,5 +1,6 @@
 """The emulated machine: what a test may set and count, the memory of its devices, and the order of its streams."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -135,7 +136,10 @@ class Event:
         MACHINE.wait_for(self.seen)
 
 
-def merge(seen: dict[Stream, int], more: dict[Stream, int]) -> None:
+Times = dict[Stream, int]  # how much of each stream's work
+
+
+def merge(seen: Times, more: Times) -> None:
     for stream, time in more.items():
         seen[stream] = max(time, seen.get(stream, 0))
 
@@ -172,8 +176,8 @@ class Memory:
     def __init__(self, nbytes: int, foreign: Any = None) -> None:
         self.size = 0
         self.pool = MACHINE.pool
-        self.written: tuple[Stream, int] | None = None
-        self.read = dict(self.pool.freed)
+        # By the bytes from one place to another: who wrote them last, and who read them since.
+        self.spans: dict[tuple[int, int], tuple[Times, Times]] = {(0, sys.maxsize): ({}, dict(self.pool.freed))}
         MACHINE.check_device()
         MACHINE.refuse_capture("memory is allocated")
         self.device = MACHINE.device
@@ -191,27 +195,33 @@ class Memory:
 
     def __del__(self) -> None:
         self.pool.used -= self.size
-        merge(self.pool.freed, self.read)
-        merge(self.pool.freed, dict([self.written] if self.written else []))
+        for written, read in self.spans.values():
+            merge(self.pool.freed, read)
+            merge(self.pool.freed, written)
 
-    def use(self, write: bool) -> None:
-        """The next work of the current stream reads or writes it."""
+    def use(self, write: bool, begin: int = 0, end: int = sys.maxsize) -> None:
+        """The next work of the current stream reads or writes the bytes from `begin` to `end`."""
         if self.pool is not MACHINE.pool:
             raise EmulationError(f"an array of device {self.device} or of an earlier test is used on {MACHINE.device}")
         stream = MACHINE.stream
-        before = [*([self.written] if self.written else []), *(self.read.items() if write else [])]
-        for other, time in before:
-            if other is not stream and max(stream.seen.get(other, 0), MACHINE.host_seen.get(other, 0)) < time:
-                raise EmulationError(
-                    "an array is used on a stream that has not waited for another stream's work on it: "
-                    "record an event there, wait_event here"
-                )
+        for (first, last), (written, read) in self.spans.items():
+            if first < end and begin < last:
+                for other, time in [*written.items(), *(read.items() if write else ())]:
+                    if other is not stream and max(stream.seen.get(other, 0), MACHINE.host_seen.get(other, 0)) < time:
+                        raise EmulationError(
+                            "an array is used on a stream that has not waited for another stream's work on it: "
+                            "record an event there, wait_event here"
+                        )
         stream.time += 1
         MACHINE.issued[stream] = stream.time
+        written, read = self.spans.setdefault((begin, end), ({}, {}))
         if write:
-            self.written, self.read = (stream, stream.time), {}
-        else:
-            self.read[stream] = stream.time
+            written.clear()
+            read.clear()
+        (written if write else read)[stream] = stream.time
+
+
+Used = tuple[Memory, bool, int, int]  # whether it is written, from which byte, and to which
 
 
 class Machine:
@@ -238,16 +248,16 @@ class Machine:
         self.host_seen: dict[Stream, int] = {}  # how much of it the host knows to be done
         self.pinned: list[tuple[Any, bytes, Stream, int]] = []  # what is being copied from pinned memory
 
-    def do(self, work: Callable[[], None], *used: tuple[Memory, bool]) -> None:
-        """Work of the current stream, now or when its graph is launched; `used` are memories, and whether written."""
-        places = [(ref(memory), write) for memory, write in used]
+    def do(self, work: Callable[[], None], *used: Used) -> None:
+        """Work of the current stream, now or when its graph is launched."""
+        places = [(ref(memory), write, begin, end) for memory, write, begin, end in used]
 
         def begin() -> None:
-            for place, write in places:
+            for place, write, first, last in places:
                 memory = place()
                 if memory is None:
                     raise EmulationError("a graph uses memory that was freed")
-                memory.use(write)
+                memory.use(write, first, last)
             work()
 
         if self.stream.capture:
@@ -259,12 +269,12 @@ class Machine:
         if self.streams[-1].capture:
             raise EmulationError(f"while a stream is captured {what}")
 
-    def memory_at(self, address: int) -> Memory:
-        """That which an address is in."""
+    def used_at(self, address: int, nbytes: int, write: bool) -> Used:
+        """The use of so many bytes from an address."""
         for memory in self.memories:
-            begin = memory.bytes.ctypes.data
-            if begin <= address < begin + max(memory.bytes.nbytes, 1):
-                return memory
+            begin = address - memory.bytes.ctypes.data
+            if 0 <= begin <= memory.bytes.nbytes - nbytes:
+                return memory, write, begin, begin + nbytes
         raise EmulationError(f"there is no memory at {address:#x}")
 
     def limit_memory(self, nbytes: int) -> None:

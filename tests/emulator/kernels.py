@@ -18,6 +18,7 @@ extern "C" const char* launch_{name}(const unsigned* n, void** arguments, int or
 }}
 extern "C" const int* sizes_{name}() {{ return emulator::parameter_sizes({name}); }}
 extern "C" int bound_{name}() {{ return {bound}; }}
+extern "C" const char* reads_{name}() {{ return "{reads}"; }}
 """
 
 
@@ -28,8 +29,18 @@ class EmulationError(AssertionError):
 def kernels(sources: Mapping[str, str], *flags: str) -> Path:
     """A library of the `extern "C"` kernels in the first of the sources."""
     first, text = next(iter(sources.items()))
-    entries = (ENTRY.format(name=name, bound=bound or 1024) for bound, name in DECLARATION.findall(text))
+    entries = (
+        ENTRY.format(name=found[2], bound=found[1] or 1024, reads=reads(text[found.end() :]))
+        for found in DECLARATION.finditer(text)
+    )
     return library({**sources, first: "\n".join([text, *entries])}, *flags)
+
+
+def reads(parameters: str) -> str:
+    """A letter for each parameter of a kernel: r where it is only read, w where it may be written."""
+    inside = parameters[: parameters.index(")")]
+    kinds = re.split(r",(?![^<]*>)", inside)
+    return "".join("r" if re.match(r"\s*(const |In<|Row<|Column<|Scalar<)", kind) else "w" for kind in kinds)
 
 
 class Kernel:
@@ -44,6 +55,9 @@ class Kernel:
         sizes.restype = ctypes.POINTER(ctypes.c_int)
         self.sizes = list(itertools.takewhile(bool, map(sizes().__getitem__, itertools.count())))
         self.bound = loaded[f"bound_{name}"]()
+        reads_of = loaded[f"reads_{name}"]
+        reads_of.restype = ctypes.c_char_p
+        self.writes = [letter == ord("w") for letter in reads_of()]
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], order: int = FORWARD, seed: int = 0
