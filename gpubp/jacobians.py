@@ -8,10 +8,11 @@ import numpy as np
 
 from gpubp.activations import Activation
 from gpubp.backends import Backend
+from gpubp.buffers import Batch
 from gpubp.errors import DataError
 from gpubp.kernel import Array
 from gpubp.layers import Slot
-from gpubp.network import Batch, Network
+from gpubp.network import Network
 
 MOST_BYTES = 2 << 30  # of all Jacobians together; larger ones are refused
 

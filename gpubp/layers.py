@@ -48,6 +48,12 @@ def mask_gradient(xp: Any, g: Array, mask: Array) -> None:
     xp.multiply(g, mask, out=g)
 
 
+@elementwise("x -> y", source=SOURCE)
+def cast(xp: Any, x: Array, y: Array) -> None:
+    """y = x, in the type of y."""
+    xp.copyto(y, x)
+
+
 class Dense:
     """y = f(x W + b), with f the activation."""
 

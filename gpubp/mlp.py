@@ -39,7 +39,8 @@ class MLP:
             input.
         init: an initializer or its name; None picks one by activation.
         dtype: "float32" or "float64".
-        precision: on CUDA with float32, "tf32": products of factors rounded to 10 bits after the point.
+        precision: on CUDA with float32, "tf32": products of factors rounded to 10 bits after the point; "bfloat16":
+            hidden activations and deltas in 16 bits, 7 of them after the point, beside float32 parameters.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         seed: of weights, shuffles and dropout; None draws one, kept in `net.seed`.
 
@@ -67,8 +68,7 @@ class MLP:
         seed: int | None = None,
     ) -> None:
         structure = Structure.build(sizes, activation, output, loss, use_bias, masks, dropout, init, dtype)
-        if precision is not None and structure.dtype != "float32":
-            raise DataError(f"precision={precision!r} needs dtype='float32', got dtype={dtype!r}")
+        structure.check_precision(precision)
         backend = get_backend(device) if precision is None else precise_backend(device, precision)
         with backend.active():
             self._adopt(Network(structure, backend, _seed(seed)))

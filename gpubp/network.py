@@ -4,7 +4,7 @@ Layers, parameters and buffers on one device, and the passes over device arrays.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,33 +12,18 @@ import numpy as np
 
 from gpubp.activations import bias_identity
 from gpubp.backends import Backend
-from gpubp.backends.base import OutOfMemoryError
+from gpubp.backends.arguments import HALF
+from gpubp.buffers import Batch, Buffers
 from gpubp.data.targets import Targets
 from gpubp.kernel import Array
-from gpubp.layers import COLUMN_KEY, ROW_KEY, Dense, Dropout, Fold, Parameters, Slot
+from gpubp.layers import Dense, Dropout, Fold, Parameters, cast
 from gpubp.losses import weight_factor, weight_sum, weighted_sum
-from gpubp.memory import Arena, Workspace
+from gpubp.memory import Arena
 from gpubp.optimizers import SGD, Optimizer, clip_by_norm
 from gpubp.structure import Structure
 
 Keys = Sequence[Any]  # of this step's dropout masks, one a layer; none where nothing is trained
-MOST_BATCHES = 64  # sizes whose buffers' views and tapes are kept: up to some 30 KiB each
 CHUNK_BYTES = 64 << 20  # how much of activations a prediction over many rows holds at once
-
-
-@dataclass(slots=True)
-class Batch:
-    """The buffers of one pass over `rows` samples."""
-
-    layers: list[Slot]
-    targets: Array  # one-hot rows of class indices
-    losses: Array  # (rows, 1)
-    factors: Array  # (rows, 1): each sample's weight over the sum of weights
-    total: Array  # 0-d: the sum of weights
-    inputs: list[Array] = field(default_factory=list)  # of each layer, filled by the forward pass
-    plays: dict[Any, Callable[..., None] | None] = field(
-        default_factory=dict
-    )  # captured passes, by what they are given
 
 
 @dataclass
@@ -77,9 +62,13 @@ class Network:
                 arena.weights, arena.biases, arena.weight_grads, arena.bias_grads, masks, strict=True
             )
         ]
+        self._rounded = backend.zeros(arena.parameters.shape, HALF) if backend.precision == "bfloat16" else None
+        factors = self.parameters
+        if self._rounded is not None:
+            pairs = zip(self.parameters, arena.cut(self._rounded)[0], strict=True)
+            factors = [replace(params, weight=weight) for params, weight in pairs]
         self.steps = self.epochs = 0  # taken so far: the keys of dropout masks and of shuffles
-        self._workspace = Workspace(backend, structure.dtype)
-        self._batches: dict[tuple[int, bool], Batch] = {}
+        self._buffers = Buffers(backend, structure, factors)
         self._owner: tuple[Any, Any] = None, None  # the optimizer of captured steps, and its state
 
     def draw(self) -> None:
@@ -94,85 +83,11 @@ class Network:
 
     def batch(self, rows: int, training: bool) -> Batch:
         """The buffers for this many rows, as views kept from one call to the next."""
-        batch = self._batches.get((rows, training))
-        if batch is None:
-            generation = self._workspace.generation
-            batch = self._cut_or_explain(rows, training)
-            if self._workspace.generation != generation:
-                self._batches.clear()  # a buffer moved
-            elif len(self._batches) >= MOST_BATCHES:
-                self._batches.pop(next(iter(self._batches)))
-            self._batches[rows, training] = batch
-        return batch
-
-    def _cut_or_explain(self, rows: int, training: bool) -> Batch:
-        try:
-            return self._cut(rows, training)
-        except OutOfMemoryError as error:
-            said = str(error)
-        # Here, where the error and the half-made buffers that its frames hold are gone.
-        self._batches.clear()
-        self._workspace.buffers.clear()
-        each, free = self._row_bytes(training), self.backend.free_memory()
-        raise OutOfMemoryError(
-            f"{said}. A batch of {rows} rows takes {rows * each:,} bytes and {free:,} are free: "
-            f"the largest that fits has about {free // each} rows; give a smaller batch_size"
-        )
-
-    def _row_bytes(self, training: bool) -> int:
-        """What a row of a batch takes on the device: what `_cut` takes for it, the row and its target."""
-        sizes, itemsize = self.structure.sizes, self.backend.itemsize(self.dtype)
-        saved = [width for dense, width in zip(self.layers, sizes[1:], strict=True) if dense.activation.saves == "z"]
-        dropped = [width for dropout, width in zip(self.dropouts, sizes, strict=False) if dropout] if training else []
-        deltas = 2 * max(sizes[1:])
-        return itemsize * (sum(sizes) + sum(saved) + sum(dropped) + deltas + 2 * sizes[-1] + 2)
-
-    def _cut(self, rows: int, training: bool) -> Batch:
-        take, widths = self._workspace.take, self.structure.sizes[1:]
-        layers = []
-        for layer, (dense, width) in enumerate(zip(self.layers, widths, strict=True)):
-            y = take(f"y{layer}", (rows, width))
-            slot = Slot(z=y if dense.activation.saves == "y" else take(f"z{layer}", (rows, width)), y=y)
-            if self.dropouts[layer] and training:
-                inputs = self.structure.sizes[layer]
-                slot.dropped = take(f"x{layer}", (rows, inputs))
-                slot.dropout_keys = self._dropout_keys(rows, inputs)
-            layers.append(slot)
-        # Only a delta and the one below it are alive at a time, so two buffers serve all layers, from the top down.
-        top = len(layers) - 1
-        for parity in (0, 1):
-            sharing = [layer for layer in (range(top + 1) if training else [top]) if (top - layer) % 2 == parity]
-            buffer = take(f"delta{parity}", (rows * max((widths[layer] for layer in sharing), default=0),))
-            for layer in sharing:
-                layers[layer].dy = layers[layer].dz = buffer[: rows * widths[layer]].reshape(rows, widths[layer])
-        return Batch(
-            layers,
-            targets=take("targets", (rows, widths[-1])),
-            losses=take("losses", (rows, 1)),
-            factors=take("factors", (rows, 1)),
-            total=take("total", ()),
-            inputs=[None] * len(layers),
-        )
-
-    def _dropout_keys(self, rows: int, columns: int) -> tuple[Array, Array]:
-        def keys(count: int, factor: int) -> Array:
-            return self.backend.asarray(np.arange(count, dtype=np.uint32) * np.uint32(factor), "uint32")
-
-        return keys(rows, ROW_KEY).reshape(rows, 1), keys(columns, COLUMN_KEY)
+        return self._buffers.batch(rows, training)
 
     def traced_batch(self, rows: int) -> Batch:
         """New buffers in which nothing is overwritten."""
-        empty, dtype = self.backend.empty, self.dtype
-        widths = self.structure.sizes[1:]
-        layers = [Slot(*(empty((rows, width), dtype) for _ in range(4))) for width in widths]
-        return Batch(
-            layers,
-            targets=empty((rows, widths[-1]), dtype),
-            losses=empty((rows, 1), dtype),
-            factors=empty((rows, 1), dtype),
-            total=empty((), dtype),
-            inputs=[None] * len(layers),
-        )
+        return self._buffers.traced(rows, self.parameters)
 
     def factor(self, weights: Array | None, rows: int, batch: Batch) -> Array | float:
         """Each sample's factor in the cost: w / Σ w for a mean, w for a sum; one number where all weigh the same."""
@@ -187,7 +102,12 @@ class Network:
 
     def _hidden(self, x: Array, batch: Batch, keys: Keys = ()) -> Array:
         """The forward pass up to the output layer's input; the keys of dropout mean training."""
-        for layer, (dense, params, slot) in enumerate(zip(self.layers, self.parameters, batch.layers, strict=True)):
+        if batch.x is not None and self._rounded is not None:
+            end = self.arena.weights_end
+            self.backend.run(cast, self.arena.parameters[:end], self._rounded[:end])
+            self.backend.run(cast, x, batch.x)
+            x = batch.x
+        for layer, (dense, params, slot) in enumerate(zip(self.layers, batch.parameters, batch.layers, strict=True)):
             dropout = self.dropouts[layer]
             if dropout and keys and slot.dropped is not None and slot.dropout_keys is not None:
                 dropout.run(self.backend, slot.dropout_keys, x, keys[layer], slot.dropped)
@@ -203,7 +123,7 @@ class Network:
         return batch.layers[-1].y
 
     def _forward(self, batch: Batch, x: Array) -> None:
-        self.layers[-1].forward(self.backend, self.parameters[-1], self._hidden(x, batch), batch.layers[-1])
+        self.layers[-1].forward(self.backend, batch.parameters[-1], self._hidden(x, batch), batch.layers[-1])
 
     def _play(self, kind: Any, batch: Batch, step: Callable[..., None], slots: tuple[Any, ...]) -> None:
         """step(batch, *slots), captured when this kind of it, with these settings, is first asked for."""
@@ -232,7 +152,7 @@ class Network:
         backend, dense, params, slot, loss = (
             self.backend,
             self.layers[-1],
-            self.parameters[-1],
+            batch.parameters[-1],
             batch.layers[-1],
             self.loss,
         )
@@ -248,6 +168,8 @@ class Network:
             dense.forward(backend, params, x, slot)
             backend.run(loss.kernel, slot.y, targets, factor, *loss.parameters, slot.dy, batch.losses)
             dense.delta(backend, slot)
+        if batch.delta is not None:
+            backend.run(cast, slot.dz, batch.delta)
 
     def cost(
         self, x: Array, targets: Array, weights: Array | None, batch: Batch, out: Array, keys: Keys = ()
@@ -266,17 +188,20 @@ class Network:
         for layer in range(len(self.layers) - 1, -1, -1):
             dense, params, slot, dropout = (
                 self.layers[layer],
-                self.parameters[layer],
+                batch.parameters[layer],
                 batch.layers[layer],
                 self.dropouts[layer],
             )
+            dz = slot.dz
             if layer < len(self.layers) - 1:
                 dense.delta(backend, slot, params.bias_grad)
             elif params.bias_grad is not None:  # the delta is there already
                 backend.beside(partial(backend.column_sum, slot.dz, params.bias_grad))
+            if layer == len(self.layers) - 1 and batch.delta is not None:
+                dz = batch.delta
             dx = batch.layers[layer - 1].dy if layer else input_grad
             fold = folds[layer] if folds else None
-            reading = dense.backward(backend, params, batch.inputs[layer], slot.dz, dx, fold, reading)
+            reading = dense.backward(backend, params, batch.inputs[layer], dz, dx, fold, reading)
             if dropout and keys and dx is not None and slot.dropout_keys is not None:
                 dropout.run(backend, slot.dropout_keys, dx, keys[layer], dx)
         backend.wait(reading)  # and with it for all that was begun beside, each after the other
@@ -325,8 +250,7 @@ class Network:
     def _forget_steps_of_others(self, optimizer: Optimizer) -> None:
         """Captured steps hold on to the memory of their optimizer's state."""
         self._owner = optimizer, optimizer.state
-        for batch in self._batches.values():
-            batch.plays.clear()
+        self._buffers.forget_plays()
 
     def step(
         self,
@@ -368,6 +292,10 @@ class Network:
         """
 
         def bad(a: Array) -> bool:
+            if a.dtype == HALF:
+                wide = self.backend.empty(a.shape, self.dtype)
+                self.backend.run(cast, a, wide)
+                a = wide
             return not bool(self.backend.xp.isfinite(a).all())
 
         names = [

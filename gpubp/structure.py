@@ -38,6 +38,18 @@ class Structure:
     def depth(self) -> int:
         return len(self.activations)
 
+    def check_precision(self, precision: str | None) -> None:
+        """DataError where these settings do not go with a precision."""
+        if precision is not None and self.dtype != "float32":
+            raise DataError(f"precision={precision!r} needs dtype='float32', got dtype={self.dtype!r}")
+        for activation in self.activations[:-1] if precision == "bfloat16" else []:
+            for kernel in (activation.forward, activation.delta):
+                if kernel is not None and (kernel.kind != "elementwise" or kernel.source is None):
+                    raise DataError(
+                        f"activation {activation.name!r} cannot be a hidden layer's in precision='bfloat16', as its "
+                        f"kernel {kernel.name!r} is no device function of single elements; use precision='tf32'"
+                    )
+
     def initializer_of(self, layer: int) -> Initializer:
         return self.initializer or Initializer.resolve(self.activations[layer].initializer)
 

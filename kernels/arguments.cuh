@@ -5,11 +5,65 @@
 #pragma once
 #include "portable.cuh"
 
-// V neighbouring values, moved in one access: 16 bytes for four floats or two doubles.
+// bfloat16: the upper half of a float, in memory only. Device functions compute in float.
+struct Half {
+  unsigned short bits;
+};
+
+__device__ inline float widened(Half half) { return __uint_as_float(unsigned(half.bits) << 16); }
+
+// To the nearest, and of two to the even one; every NaN becomes the same, which rounding might turn into an infinity.
+__device__ inline Half halved(float value) {
+  unsigned short rounded;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
+#else
+  const unsigned bits = __float_as_uint(value);
+  rounded = value != value ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+#endif
+  return {rounded};
+}
+
+// What is computed with of what is stored.
+template <typename S>
+struct Computed {
+  using Type = S;
+};
+template <>
+struct Computed<Half> {
+  using Type = float;
+};
+
+// V neighbouring values, moved in accesses of at most 16 bytes: four floats, two doubles or eight halves in one.
 template <typename T, int V>
-struct alignas(sizeof(T) * V) Pack {
+struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack {
   T v[V];
 };
+
+template <int V, typename S>
+__device__ inline Pack<typename Computed<S>::Type, V> loaded(const S* at) {
+  const auto pack = *reinterpret_cast<const Pack<S, V>*>(at);
+  if constexpr (sizeof(S) == sizeof(typename Computed<S>::Type)) {
+    return pack;
+  } else {
+    Pack<float, V> wide;
+#pragma unroll
+    for (int k = 0; k < V; ++k) wide.v[k] = widened(pack.v[k]);
+    return wide;
+  }
+}
+
+template <int V, typename S, typename T>
+__device__ inline void stored(S* at, const Pack<T, V>& pack) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    *reinterpret_cast<Pack<S, V>*>(at) = pack;
+  } else {
+    Pack<S, V> narrow;
+#pragma unroll
+    for (int k = 0; k < V; ++k) narrow.v[k] = halved(pack.v[k]);
+    *reinterpret_cast<Pack<S, V>*>(at) = narrow;
+  }
+}
 
 template <int V, typename T>
 __device__ inline Pack<T, V> all(T value) {
@@ -32,10 +86,11 @@ __device__ inline Place place(Size i, Size width) {
 template <typename T>
 struct In {
   const T* at;
+  using C = typename Computed<T>::Type;
   template <int V>
-  __device__ Pack<T, V> load(Size i, Size) const { return *reinterpret_cast<const Pack<T, V>*>(at + i); }
+  __device__ Pack<C, V> load(Size i, Size) const { return loaded<V>(at + i); }
   template <int V>
-  __device__ void store(Size, const Pack<T, V>&) const {}
+  __device__ void store(Size, const Pack<C, V>&) const {}
   __device__ const T* take(Size row, Size width) const { return at + row * width; }
   __device__ void put(Size, const T*) const {}
 };
@@ -44,10 +99,11 @@ struct In {
 template <typename T>
 struct Out {
   T* at;
+  using C = typename Computed<T>::Type;
   template <int V>
-  __device__ Pack<T, V> load(Size, Size) const { return all<V>(T(0)); }
+  __device__ Pack<C, V> load(Size, Size) const { return all<V>(C(0)); }
   template <int V>
-  __device__ void store(Size i, const Pack<T, V>& pack) const { *reinterpret_cast<Pack<T, V>*>(at + i) = pack; }
+  __device__ void store(Size i, const Pack<C, V>& pack) const { stored<V>(at + i, pack); }
   __device__ T* take(Size row, Size width) const { return at + row * width; }
   __device__ void put(Size, T*) const {}
 };
@@ -56,10 +112,11 @@ struct Out {
 template <typename T>
 struct InOut {
   T* at;
+  using C = typename Computed<T>::Type;
   template <int V>
-  __device__ Pack<T, V> load(Size i, Size) const { return *reinterpret_cast<const Pack<T, V>*>(at + i); }
+  __device__ Pack<C, V> load(Size i, Size) const { return loaded<V>(at + i); }
   template <int V>
-  __device__ void store(Size i, const Pack<T, V>& pack) const { *reinterpret_cast<Pack<T, V>*>(at + i) = pack; }
+  __device__ void store(Size i, const Pack<C, V>& pack) const { stored<V>(at + i, pack); }
 };
 
 // One row (width,) that is every row's, such as a bias.

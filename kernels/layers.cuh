@@ -1,10 +1,16 @@
-// What layers do beside their activations: masked weights and dropout.
+// What layers do beside their activations: masked weights, rounded copies and dropout.
 #pragma once
 #include "portable.cuh"
 
 template <typename T>
 __device__ inline void mask_gradient(T& g, T mask) {
   g = g * mask;
+}
+
+// As another type, which the arguments see to.
+template <typename T>
+__device__ inline void cast(T x, T& y) {
+  y = x;
 }
 
 // Murmur3's 32-bit finalizer, modulo 2^32.

@@ -250,7 +250,7 @@ def test_a_step_is_one_launch_beside_what_brings_its_arguments(emulated: Any) ->
     x, y = (made._network.backend.asarray(a, a.dtype) for a in (ROWS, LABELS))
     for _ in range(3):
         made.train_step(x, y, optimizer)
-    graph = next(iter(made._network._batches.values())).plays
+    graph = next(iter(made._network._buffers._batches.values())).plays
     (captured,) = graph.values()
     inside = [kind for _, kind, _ in captured._graph.parts].count("work")
     emulated.launched.clear()

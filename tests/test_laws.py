@@ -144,7 +144,7 @@ def test_results_share_no_memory(net: gpubp.MLP) -> None:
     network = net._network
     results = [array for call in calls(net).values() for array in arrays_in(call(x, y))]
     arena = network.arena
-    inner = [arena.parameters, arena.gradients, *network._workspace.buffers.values()]
+    inner = [arena.parameters, arena.gradients, *network._buffers._workspace.buffers.values()]
     inner += list(network.backend.scratch._buffers.values())
     for at, array in enumerate(results):
         assert not any(np.shares_memory(array, other) for other in [*inner, x, y, *results[:at]])
@@ -224,7 +224,7 @@ def poison(net: gpubp.MLP) -> int:
     """Fill with NaN every buffer whose content must not matter; returns how many there were."""
     network = net._network
     buffers = [view for view in [*network.arena.weight_grads, *network.arena.bias_grads] if view is not None]
-    buffers += list(network._workspace.buffers.values())
+    buffers += list(network._buffers._workspace.buffers.values())
     buffers += list(network.backend.scratch._buffers.values())
     for buffer in buffers:
         buffer.fill(np.nan if buffer.dtype.kind == "f" else -(2**40))

@@ -229,7 +229,7 @@ def test_a_larger_batch_frees_the_smaller_ones_buffers() -> None:
         assert tracemalloc.get_traced_memory()[0] == pytest.approx(held, rel=0.01)
     finally:
         tracemalloc.stop()
-    sizes = {name: buffer.size for name, buffer in net._network._workspace.buffers.items()}
+    sizes = {name: buffer.size for name, buffer in net._network._buffers._workspace.buffers.items()}
     assert sizes["y0"] == 4000 * 400
 
 

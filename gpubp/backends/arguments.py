@@ -6,8 +6,13 @@ import numpy as np
 
 from gpubp.kernel import Array, Kernel
 
-TYPES = {"f": "float", "d": "double", "I": "unsigned"}
-FLOATS = ("f", "d")
+HALF = "uint16"  # the dtype that carries bfloat16, which NumPy and CuPy do not have of themselves
+TYPES = {"f": "float", "d": "double", "I": "unsigned", "H": "Half"}
+COMPUTED: dict[str, Any] = {
+    "f": np.float32,
+    "d": np.float64,
+    "H": np.float32,
+}  # what device functions compute with, by what is stored
 
 
 class UnsuitableError(Exception):
@@ -18,14 +23,15 @@ def bound(
     kernel: Kernel, args: tuple[Any, ...], like: Array, array_type: type
 ) -> tuple[list[tuple[str, str]], list[Any]]:
     """The (type, name) of each parameter, and what is passed for it: an array, or a scalar of NumPy's."""
-    if like.dtype.char not in FLOATS:
+    if like.dtype.char not in COMPUTED:
         raise UnsuitableError
+    computed = COMPUTED[like.dtype.char]
     parameters, values = [], []
     for name, arg in zip(kernel.arguments, args, strict=True):
         if isinstance(arg, array_type):
             kind = typed(way(kernel, name, arg, like), arg, like)
         else:
-            arg = arg if isinstance(arg, np.uint32) else like.dtype.type(arg)
+            arg = arg if isinstance(arg, np.uint32) else computed(arg)
             kind = f"Value<{TYPES[arg.dtype.char]}>"
         parameters.append((kind, name))
         values.append(arg)
@@ -35,7 +41,7 @@ def bound(
 def typed(kind: str, arg: Array, like: Array) -> str:
     """That kind, of the array's elements."""
     contiguous(arg)
-    if arg.dtype != like.dtype and arg.dtype.char != "I":
+    if arg.dtype.char != "I" and COMPUTED.get(arg.dtype.char) is not COMPUTED[like.dtype.char]:
         raise UnsuitableError
     return f"{kind}<{TYPES[arg.dtype.char]}>"
 

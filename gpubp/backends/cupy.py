@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.backends.arguments import UnsuitableError
+from gpubp.backends.arguments import HALF, UnsuitableError
 from gpubp.backends.base import Backend, OutOfMemoryError
 from gpubp.backends.cubins import cubins_of
 from gpubp.backends.detection import cupy, facts
@@ -245,6 +245,8 @@ class CupyBackend(Backend):
 
     def _run_plainly(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
         """Through a `cupy.ElementwiseKernel` where the kernel is one element's work in CUDA, else by the NumPy body."""
+        if any(getattr(arg, "dtype", None) == HALF for arg in args):
+            raise DeviceError(f"kernel {kernel.name!r} has no device function that could run in precision='bfloat16'")
         if kernel.kind != "elementwise" or (kernel.source is None and kernel.cuda is None):
             like = args[kernel.shaped_like]
             self._cannot_capture(f"kernel {kernel.name!r} runs its NumPy body, as it has neither source= nor cuda=")

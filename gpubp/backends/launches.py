@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.backends.arguments import TYPES, bound, contiguous, matrix, typed
+from gpubp.backends.arguments import COMPUTED, TYPES, UnsuitableError, bound, contiguous, matrix, typed
 from gpubp.backends.cubins import Cubins
 from gpubp.backends.sources import NUMBERS, THREADS, Launch, RowLaunch
 from gpubp.kernel import Array, Kernel
@@ -31,6 +31,8 @@ class Launcher:
         like = args[kernel.shaped_like]
         parameters, values = bound(kernel, args, like, self._cupy.ndarray)
         rows, width = matrix(like)
+        if kernel.kind != "elementwise" and any("Half" in kind for kind, _ in parameters):
+            raise UnsuitableError  # whose functions are given pointers
         if kernel.kind == "reduction":
             self._total(kernel, parameters[:-1], values[:-1], like, args[-1])
         elif like.size == 0:
@@ -57,7 +59,7 @@ class Launcher:
         # The order of summation depends on the shape alone, so that it is the same on every device.
         block_rows = max(BLOCK_ROWS, -(-rows // max(1, MOST_SUMS // columns)))
         down = max(1, -(-rows // block_rows))
-        out = sums if down == 1 else self._room(down * width, last.dtype)
+        out = sums if down == 1 else self._room(down * width, sums.dtype)
         launch = launch_of("columns", kernel, last, wide, parameters)
         block = (across, THREADS // across)
         self._start(launch, (columns, down), block, (rows, width, block_rows), out, *values)
@@ -148,7 +150,8 @@ def launch_of(
     template: str, kernel: Kernel | None, like: Array, width: int, parameters: list[tuple[str, str]]
 ) -> Launch:
     name, source = (kernel.name, kernel.source) if kernel else (None, None)
-    return Launch(template, name, source, TYPES[like.dtype.char], width, tuple(parameters))
+    computed = TYPES[np.dtype(COMPUTED[like.dtype.char]).char]
+    return Launch(template, name, source, computed, width, tuple(parameters))
 
 
 def summed(a: Array) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from gpubp.backends.arguments import UnsuitableError, contiguous
+from gpubp.backends.arguments import HALF, UnsuitableError, contiguous
 from gpubp.backends.cublaslt import ALIGNED, WORKSPACE_BYTES, Product
 from gpubp.kernel import Array
 
@@ -33,15 +33,19 @@ class Products:
             raise UnsuitableError
         on_device = not isinstance(alpha, float)
         aligned = alignment(a), alignment(b), alignment(out)
-        key = (out.dtype.char, m, n, k, flipped, on_device, aligned)
+        key = (a.dtype.char, out.dtype.char, m, n, k, flipped, on_device, aligned)
         product = self._plans.get(key)
         if product is None:
             if len(self._plans) >= MOST_PLANS:
                 self._forget()
-            kind = self._precision if self._precision and out.dtype == "float32" else out.dtype.name
-            product = Product(kind, m, n, k, transposed=flipped, scalars_on_device=on_device)
+            product = Product(self._kind(a, out), m, n, k, transposed=flipped, scalars_on_device=on_device)
             self._plans[key] = product.plan(out.device.id, alignments=aligned)
         product(a, b, out, self._room(), self._cupy.cuda.get_current_stream(), (alpha, beta))
+
+    def _kind(self, a: Array, out: Array) -> str:
+        if a.dtype == HALF:
+            return "bfloat16" if out.dtype == HALF else "bfloat16 to float32"
+        return "tf32" if self._precision == "tf32" and out.dtype == "float32" else str(out.dtype.name)
 
     def _room(self) -> Array:
         if self.aside not in self._workspaces:

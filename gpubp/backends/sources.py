@@ -25,7 +25,7 @@ class Launch(NamedTuple):
     template: str  # a file of kernels/, and the function of that name in it
     function: str | None  # the device function; None adds up what is there
     source: str | None  # its file
-    dtype: str  # "float" or "double": what T is
+    dtype: str  # "float" or "double": what T is, and what is computed with
     width: int  # of an access in elements or, of a rowwise kernel, the lanes that share a row
     parameters: tuple[tuple[str, str], ...]  # (type, name) of each argument
 
