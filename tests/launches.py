@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+import gpubp
 from gpubp.backends.launches import Launcher
 from gpubp.backends.sources import Launch, RowLaunch
-from gpubp.kernel import KERNELS
+from gpubp.kernel import KERNELS, Kernel
+from gpubp.layers import cast
 from gpubp.specimens import OWN, arguments
 
 
@@ -60,9 +62,52 @@ def every_launch() -> dict[Launch | RowLaunch, tuple[Any, Any, Any]]:
         launcher.numbers([1.0] * 9, aligned(np.zeros(9, dtype)))
         launcher.numbers([1], aligned(np.zeros(1, np.uint32)))
         matrix = aligned(np.zeros((130, 12), dtype))
-        launcher.run_with_column_sum(None, (matrix,), matrix[0])
+        table, keys, step = (
+            aligned(np.zeros((5, 9), dtype)),
+            aligned(np.zeros((5, 2), np.uint32)),
+            aligned(np.zeros(1, int)),
+        )
+        launcher.advance(step, table, keys, table[0], keys[0], matrix[0, :2], aligned(np.zeros((2, 5), dtype)))
         numbers = aligned(np.zeros(130, np.int64))
+        launcher.gather(matrix, numbers, aligned(matrix), step, 12)
+        launcher.one_hot(numbers, matrix, numbers, step, 12)
+        launcher.run_with_column_sum(None, (matrix,), matrix[0])
         launcher.one_hot(numbers, matrix)
         for rows in (matrix, aligned(matrix[:, :5])):
             launcher.gather(rows, numbers, aligned(rows))
+    for kernel in in_halves():
+        for rows, width in ((3, 16), (130, 5)):
+            args = halved(kernel, rows, width)
+            launcher.run(kernel, tuple(args.values()))
+            if kernel.writes == ("dz",):
+                launcher.run_with_column_sum(kernel, tuple(args.values()), aligned(np.zeros(width, np.float32)))
     return recorder.calls
+
+
+def in_halves() -> list[Kernel]:
+    """Those that a hidden layer runs in bfloat16."""
+    layers = [gpubp.Activation.members[name] for name in sorted(gpubp.Activation.members)]
+    kernels = [kernel for layer in layers for kernel in (layer.forward, layer.delta) if kernel]
+    return [*(kernel for kernel in kernels if kernel.kind == "elementwise" and kernel.source), KERNELS["dropout"], cast]
+
+
+def halved(kernel: Kernel, rows: int, width: int) -> dict[str, Any]:
+    """Arguments of which the matrices are in bfloat16; a cast reads float32."""
+    given = arguments(kernel, rows, width, np.float32)
+    return {
+        name: aligned(to_half(arg) if arg.shape == (rows, width) and (kernel, name) != (cast, "x") else arg)
+        if isinstance(arg, np.ndarray)
+        else arg
+        for name, arg in given.items()
+    }
+
+
+def to_half(a: Any) -> Any:
+    """The upper halves of floats, rounded to the nearest, and of two to the even one."""
+    bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(a), np.uint32(0x7FFF), rounded).astype(np.uint16)
+
+
+def from_half(a: Any) -> Any:
+    return (np.asarray(a).astype(np.uint32) << 16).view(np.float32)

@@ -67,16 +67,6 @@ def test_products_are_right_however_the_factors_lie(
     assert machine.launched["cublasLtMatmul"] == 3
 
 
-def test_tf32_keeps_ten_bits_of_the_factors(machine: Any) -> None:
-    one, out = cupy().asarray(np.ones((1, 1), np.float32)), cupy().empty((1, 1), "float32")
-    for last, kept in ((2.0**-10, 2.0**-10), (2.0**-12, 0.0)):
-        a = cupy().asarray(np.array([[1 + last]], np.float32))
-        Products(cupy(), "tf32").multiply(a, one, out)
-        assert out.get() == 1 + kept
-        Products(cupy(), None).multiply(a, one, out)
-        assert out.get() == 1 + np.float32(last)
-
-
 def test_a_product_has_one_plan_wherever_its_rows_begin(machine: Any, rng: np.random.Generator) -> None:
     x, w, out = (cupy().asarray(rng.random(shape, np.float32)) for shape in ((64, 12), (12, 4), (16, 4)))
     products = Products(cupy(), None)

@@ -346,30 +346,3 @@ def test_any_other_value_is_refused(emulated: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("GPUBP_GRAPHS", "yes")
     with pytest.raises(gpubp.errors.DataError, match="GPUBP_GRAPHS must be 'auto', '0' or '1', got 'yes'"):
         gpubp.MLP([2, 2], device="cuda")
-
-
-# -- precision ---------------------------------------------------------------------------------------------------------
-
-
-def test_tf32_is_close_and_not_the_same(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("0", "1"):
-        monkeypatch.setenv("GPUBP_GRAPHS", variable)
-        made, exact = net(precision="tf32"), gpubp.MLP([6, 5, 4, 3], ["sigmoid", "relu"], device="cpu", seed=0)
-        got, truth = made.forward(ROWS), exact.forward(ROWS)
-        np.testing.assert_allclose(got, truth, rtol=2e-3)
-        assert not np.array_equal(got, truth)
-        assert made.precision == made.copy().precision == "tf32"
-        assert made.to("cpu").precision is None
-
-
-def test_precision_is_of_float32_alone() -> None:
-    with pytest.raises(gpubp.DataError, match="precision='tf32' needs dtype='float32', got dtype='float64'"):
-        gpubp.MLP([2, 2], precision="tf32", dtype="float64")
-    with pytest.raises(gpubp.DataError, match="precision must be None, 'tf32' or 'bfloat16', got 'half'"):
-        gpubp.MLP([2, 2], precision="half")
-
-
-def test_a_model_file_keeps_its_precision(emulated: Any, tmp_path: Any) -> None:
-    net(precision="tf32").save(tmp_path / "model.safetensors")
-    assert gpubp.load(tmp_path / "model.safetensors").precision == "tf32"
-    assert gpubp.load(tmp_path / "model.safetensors", device="cpu").precision is None

@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
-BACKEND = ["test_cuda.py"]
+BACKEND = ["test_cuda.py", "test_graphs.py", "test_precision.py"]
 ON_TOP = ["test_curves.py", "test_diagnosis_records.py", "test_jacobians.py", "test_landscape.py", "test_trace.py"]
 ON_TOP += ["test_sklearn_gpu.py"] if find_spec("sklearn") else []
 FILES = BACKEND + ON_TOP  # those with tests marked gpu

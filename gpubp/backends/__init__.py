@@ -12,6 +12,8 @@ from gpubp.backends.numpy import NumpyBackend
 from gpubp.backends.products import PRECISIONS
 from gpubp.errors import DataError, DeviceError
 
+OLDEST_FOR_PRECISION = (8, 0)  # the compute capability whose tensor cores first knew TF32 and bfloat16
+
 __all__ = ["Backend", "devices", "get_backend"]
 
 
@@ -38,6 +40,11 @@ def precise_backend(device: str, precision: str | None) -> Backend:
     index = int((known[1] or ":0")[1:])
     reason = None if device == "cpu" else detection.why_not(index)
     if device != "cpu" and reason is None:
+        if precision is not None and (capability := detection.capability(index)) < OLDEST_FOR_PRECISION:
+            has = "{}.{}".format(*capability)
+            raise DeviceError(
+                f"precision={precision!r} needs compute capability 8.0, cuda:{index} has {has}; leave it out"
+            )
         return CupyBackend(index, precision=precision)
     if known[0].startswith("cuda"):
         instead = "'cpu' runs on the CPU, and 'auto' on a GPU only where one works"

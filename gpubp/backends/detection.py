@@ -62,6 +62,11 @@ def facts(index: int) -> dict[str, Any]:
     }
 
 
+def capability(index: int) -> tuple[int, int]:
+    """The compute capability of a device that can be used."""
+    return _capability(cupy().cuda.Device(index))
+
+
 def versions() -> dict[str, str]:
     """Of CUDA: the newest that the driver supports, CuPy's runtime, its compiler NVRTC; those of them that are here."""
     cuda = cupy().cuda
