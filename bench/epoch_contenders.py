@@ -99,7 +99,7 @@ def jax_epoch(problem: Problem, setting: Setting, x: Array, labels: Array) -> Co
     from gpubp.benchmark.jax_peer import start_jax, stateful_update
 
     jax, put = start_jax(setting)
-    initial, update = stateful_update(jax, problem)
+    initial, update = stateful_update(jax, problem, setting)
     state = put(jax.tree.map(jax.numpy.array, initial))
     rows, classes = put(x), put(labels.astype(np.int32))
     generator, whole = np.random.default_rng(0), len(x) - len(x) % BATCH

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.gpu import epochs, kernels, parity, peers, probe, products
+from bench.gpu import epochs, kernels, parity, peers, probe, products, verdict
 from bench.gpu.__main__ import listing, main, missing, path_of, wrong
 from bench.gpu.child import Child, UnansweredError
 from bench.gpu.harness import Cell, Clock, run
@@ -269,7 +269,7 @@ def test_the_peers_cells_cover_every_net_and_batch_once() -> None:
     names = peers.names("step")
     assert names[0] == "784-1024-1024-10@8192 tf32"
     assert sorted(map(peers.parsed, names)) == sorted(
-        itertools.product(peers.NETS.values(), peers.BATCHES, ("float32", "tf32"))
+        itertools.product(peers.NETS.values(), peers.BATCHES, ("bfloat16", "float32", "tf32"))
     )
 
 
@@ -289,6 +289,8 @@ def test_a_race_leaves_out_who_fails_and_replaces_who_died() -> None:
     found = peers.step("64x9@128 float32", "cpu", contenders)
     assert list(found) == contenders
     assert found["gpubp"]["/ gpubp"] == 1
+    low, high = found["gemms"]["/ gpubp, from and to"]
+    assert low <= found["gemms"]["/ gpubp"] <= high
     assert 0 < found["gemms"]["µs"] < found["gpubp"]["µs"] * 10
     assert "CUDA only" in found["torch-graphs"]["left out"]
     (gpubp,) = (racer for racer, _ in peers.STABLE._kept.values() if racer.name == "gpubp")
@@ -346,3 +348,49 @@ def test_a_child_is_started_again_after_its_end() -> None:
         assert time.monotonic() - start < 10
     finally:
         child.end()
+
+
+def test_the_targets_are_judged_for_each_of_ours() -> None:
+    def row(us: float, ratio: float, low: float, high: float) -> dict[str, Any]:
+        both = {f"/ {ours}": ratio for ours in peers.OURS} | {
+            f"/ {ours}, from and to": [low, high] for ours in peers.OURS
+        }
+        return {"µs": us, "/ GEMMs": us / 10, **both}
+
+    cells = {
+        "peers/step/784-1024-1024-10@128 tf32": {
+            "GEMMs in a graph": {"µs": 10},
+            "gpubp": row(20, 1, 1, 1),
+            "gpubp-captured": row(12, 1, 1, 1),
+            "torch": row(80, 4.0, 3.5, 4.5),
+            "jax": row(19, 0.95, 0.9, 0.96),
+            "torch-graphs": {"left out": "it failed"},
+        },
+        "peers/step/784-4096-4096-10@65536 tf32": {
+            "GEMMs in a graph": {"µs": 10},
+            "gpubp": row(13, 1, 1, 1),
+            "torch": row(15, 1.2, 0.96, 1.3),
+        },
+        f"peers/mnist/{peers.MNIST}": {"gpubp": {"s": 0.03}, "gpubp_captured": {"s": 0.02}},
+        f"peers/streaming/{peers.STREAMED}": {"streamed / resident": {"share": 0.95}},
+        "peers/step/64x9@128 tf32": {"failed": "it hung"},
+    }
+    page = "\n".join(verdict.told({name: {"answer": c} if "failed" not in c else c for name, c in cells.items()}))
+    default, captured = page.split("### ")[1:]
+    assert "| 784-1024-1024-10@128 tf32 | jax | 0.95 | 0.9 | 0.96 | **no** |" in default
+    assert "| 784-4096-4096-10@65536 tf32 | torch | 1.2 | 0.96 | 1.3 | open |" in default
+    assert "geometric mean 1.068, ≥ 1.05 is wanted: met" in default
+    assert "784-1024-1024-10@128 tf32: PyTorch eager takes 4.0 times as long, ≥ 3 is wanted: met" in default
+    assert "784-4096-4096-10@65536 tf32: 1.3 times the products alone, ≤ 1.25 is wanted: **not met**" in default
+    assert f"an epoch of {peers.MNIST}: 30.0 ms, ≤ 25 are wanted: **not met**" in default
+    assert f"an epoch of {peers.MNIST}: 20.0 ms, ≤ 25 are wanted: met" in captured
+    assert "streaming" in default
+    assert "streaming" not in captured
+    assert verdict.told({}) == []
+
+
+def test_a_streamed_epoch_is_held_against_a_resident_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        peers, "asked", lambda name, *given: {"rows/s": {"gpubp": 200.0, "gpubp_streamed": 190.0}[name]}
+    )
+    assert peers.streaming(peers.STREAMED)["streamed / resident"] == {"share": 0.95}

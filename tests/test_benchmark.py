@@ -160,7 +160,7 @@ def test_who_cannot_take_part_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sklearn.why_not(Setting()) is None
     assert sklearn.why_not(Setting("cuda")) == "runs on the CPU only"
     assert dataclasses.replace(BUILDERS["torch-graphs"], module="gpubp").why_not(Setting()) == "runs on CUDA only"
-    assert BUILDERS["gpubp"].why_not(Setting(precision="tf32")) == "there is no TF32 on the CPU"
+    assert BUILDERS["gpubp"].why_not(Setting(precision="tf32")) == "there is no tf32 on the CPU"
     missing = dataclasses.replace(BUILDERS["jax"], module="gpubp_peer_that_is_not_there")
     assert missing.why_not(Setting()) == "not installed (pip install jax)"
     with pytest.raises(gpubp.DeviceError, match="numpy on cuda: runs on the CPU only"):

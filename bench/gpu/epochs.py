@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,10 +12,11 @@ from gpubp.benchmark.contract import Setting
 from gpubp.benchmark.problem import LEARNING_RATE, make_problem
 
 ROWS = 65536  # whole batches: no contender compiles for a short one
+MNIST_ROWS = 60000
 EPOCHS = 3  # timed, beyond the one that stands for what a training costs besides
 
 
-def per_epoch(train: Callable[[int], object]) -> dict[str, float]:
+def per_epoch(train: Callable[[int], object], rows: int = ROWS) -> dict[str, float]:
     """Of `train`, which trains so many epochs and waits for them: seconds of one more epoch, and rows a second."""
 
     def seconds(epochs: int) -> float:
@@ -25,13 +27,13 @@ def per_epoch(train: Callable[[int], object]) -> dict[str, float]:
     seconds(1)  # compiles
     before = seconds(1)
     each = (seconds(1 + EPOCHS) - before) / EPOCHS
-    return {"s": each, "rows/s": ROWS / each, "first, s": before}
+    return {"s": each, "rows/s": rows / each, "first, s": before}
 
 
-def gpubp(sizes: tuple[int, ...], batch: int, setting: Setting) -> dict[str, float]:
+def gpubp(sizes: tuple[int, ...], batch: int, setting: Setting, rows: int = ROWS) -> dict[str, float]:
     import gpubp
 
-    problem = make_problem(sizes, ROWS)
+    problem = make_problem(sizes, rows)
     precision = None if setting.precision == "float32" else setting.precision
     net = gpubp.MLP(sizes, "sigmoid", "softmax", device=setting.device, precision=precision, seed=0)
     net.set_parameters(problem.weights, problem.biases)
@@ -40,28 +42,43 @@ def gpubp(sizes: tuple[int, ...], batch: int, setting: Setting) -> dict[str, flo
     def train(epochs: int) -> None:
         net.fit(problem.x, problem.labels, epochs=epochs, batch_size=batch, optimizer=optimizer, verbose=0)
 
-    return per_epoch(train)
+    return per_epoch(train, rows)
 
 
-def torch(sizes: tuple[int, ...], batch: int, setting: Setting) -> dict[str, float]:
+def gpubp_captured(sizes: tuple[int, ...], batch: int, setting: Setting, rows: int = ROWS) -> dict[str, float]:
+    """The same from the device, one CUDA graph a step."""
+    os.environ["GPUBP_GRAPHS"] = "1"
+    return gpubp(sizes, batch, setting, rows)
+
+
+def gpubp_streamed(sizes: tuple[int, ...], batch: int, setting: Setting) -> dict[str, float]:
+    """The same with rows that stay on the host, as if the device could not hold them."""
+    from gpubp.backends.cupy import CupyBackend
+
+    CupyBackend.holds = lambda backend, nbytes: False  # type: ignore[method-assign]
+    return gpubp(sizes, batch, setting)
+
+
+def torch(sizes: tuple[int, ...], batch: int, setting: Setting, rows: int = ROWS) -> dict[str, float]:
     import torch
 
-    torch.set_float32_matmul_precision("high" if setting.precision == "tf32" else "highest")
-    problem, layers = make_problem(sizes, ROWS), list[torch.nn.Module]()
+    torch.set_float32_matmul_precision("highest" if setting.precision == "float32" else "high")
+    problem, layers = make_problem(sizes, rows), list[torch.nn.Module]()
     for inputs, outputs in pairwise(sizes):
         layers += [torch.nn.Linear(inputs, outputs), torch.nn.Sigmoid()]
     model = torch.nn.Sequential(*layers[:-1]).to(setting.device)
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, fused=True)
     x, labels = (torch.from_numpy(a).to(setting.device) for a in (problem.x, problem.labels))
 
-    def step(rows: Any) -> Any:
+    def step(chosen: Any) -> Any:
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(model(x[rows]), labels[rows])
+        with torch.autocast(setting.kind, torch.bfloat16, enabled=setting.precision == "bfloat16"):
+            loss = torch.nn.functional.cross_entropy(model(x[chosen]), labels[chosen])
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    return per_epoch(torch_training(step, batch, setting))
+    return per_epoch(torch_training(step, batch, setting, rows), rows)
 
 
 def torch_compile(sizes: tuple[int, ...], batch: int, setting: Setting) -> dict[str, float]:
@@ -104,15 +121,15 @@ def torch_compiled(sizes: tuple[int, ...], batch: int, setting: Setting, mode: s
     return per_epoch(torch_training(step, batch, setting))
 
 
-def torch_training(step: Callable[[Any], Any], batch: int, setting: Setting) -> Callable[[int], None]:
+def torch_training(step: Callable[[Any], Any], batch: int, setting: Setting, rows: int = ROWS) -> Callable[[int], None]:
     """Epochs of steps that return their loss, on the device until an epoch's is shown."""
     import torch
 
     def train(epochs: int) -> None:
         for _ in range(epochs):
             total = torch.zeros((), device=setting.device)
-            for rows in torch.randperm(ROWS, device=setting.device).split(batch):
-                total += step(rows)
+            for chosen in torch.randperm(rows, device=setting.device).split(batch):
+                total += step(chosen)
             total.item()
 
     return train

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import Any
 
+from bench.gpu import epochs
 from bench.gpu.child import Child, UnansweredError
 from bench.gpu.products import step_seconds
 from bench.gpu.timing import us
@@ -22,6 +23,8 @@ NETS = {
     "784-1024-1024-10": (784, 1024, 1024, 10),
     "784-4096-4096-10": (784, 4096, 4096, 10),
     "64x9": (64,) * 9,
+    "784-2048x6-10": (784, *(2048,) * 6, 10),
+    "128x17": (128,) * 17,
 }
 BATCHES = (128, 1024, 8192, 65536)
 TELLING = [  # steps, the most telling first
@@ -32,14 +35,22 @@ TELLING = [  # steps, the most telling first
     "784-4096-4096-10@65536",
     "784-1024-1024-10@1024",
     "64x9@1024",
+    "784-2048x6-10@8192",
+    "128x17@1024",
     "784-128-10@8192",
 ]
-CONTENDERS = ["gemms", "gpubp", "torch-compile", "torch-graphs", "jax", "torch"]
+PRECISIONS = ("tf32", "float32", "bfloat16")
+OURS = ("gpubp", "gpubp-captured")
+CONTENDERS = ["gemms", *OURS, "torch-compile", "torch-graphs", "jax", "torch"]
+AUTOTUNED = ["784-1024-1024-10@8192 tf32", "784-1024-1024-10@128 tf32", "128x17@1024 tf32"]  # it takes minutes to build
 EPOCHS = ["784-128-10@128", "784-1024-1024-10@8192"]
+MNIST = "784-512-256-10@128 float32"  # an epoch of 60000 rows
+STREAMED = "784-4096-4096-10@8192 tf32"  # whose steps take longer than the way of their batch to the device
 SWEEP = (1, 8, 64, 256, 1024, 4096, 16384)
 ROUNDS = 7
 TURN = 0.03  # seconds
 PATIENCE = 60.0  # seconds that one contender may take to be built, and again to be calibrated
+AUTOTUNING = 240.0  # the same of one that tries products first
 CLEAR = 4.0  # times faster, from where larger batches tell nothing new
 
 
@@ -90,7 +101,8 @@ def race(entries: list[tuple[str, Setting]], sizes: tuple[int, ...], batch: int)
 
 def build(outcome: Outcome, sizes: tuple[int, ...], batch: int) -> None:
     try:
-        built = outcome.racer.ask("build", sizes, batch, "sigmoid", 0, seconds=PATIENCE)
+        patience = AUTOTUNING if outcome.racer.name == "torch-autotune" else PATIENCE
+        built = outcome.racer.ask("build", sizes, batch, "sigmoid", 0, seconds=patience)
         outcome.note, outcome.losses = built["note"], built["losses"]
     except (FailedError, DifferentWorkError) as error:
         outcome.error = error
@@ -109,14 +121,16 @@ def parsed(cell: str) -> tuple[tuple[int, ...], int, str]:
     """The sizes, the batch and the precision of "64x9@1024 tf32"."""
     net, precision = cell.split(" ")
     name, batch = net.split("@")
-    return NETS[name], int(batch), precision
+    sizes = NETS[name] if name in NETS else tuple(map(int, name.split("-")))
+    return sizes, int(batch), precision
 
 
 def step(cell: str, device: str = "cuda", contenders: Iterable[str] = CONTENDERS) -> dict[str, Any]:
     """Microseconds of a training step, beside those of its matrix products alone."""
     sizes, batch, precision = parsed(cell)
     setting = Setting(device, precision, cores())
-    outcomes = race([(name, setting) for name in contenders], sizes, batch)
+    extra = ["torch-autotune"] if cell in AUTOTUNED and setting.kind == "cuda" else []
+    outcomes = race([(name, setting) for name in (*contenders, *extra)], sizes, batch)
     found: dict[str, Any] = {}
     floor = None
     if setting.kind == "cuda":
@@ -125,17 +139,24 @@ def step(cell: str, device: str = "cuda", contenders: Iterable[str] = CONTENDERS
             found["GEMMs in a graph"] = {"µs": us(floor)}
         except Exception as error:  # the steps are timed: they are not to be lost with their floor
             found["GEMMs in a graph"] = {"left out": f"{type(error).__name__}: {error}"}
-    return found | {name: row(outcome, outcomes.get("gpubp"), floor) for name, outcome in outcomes.items()}
+    ours = {name: outcomes[name] for name in OURS if name in outcomes and outcomes[name].seconds}
+    return found | {name: row(outcome, ours, floor) for name, outcome in outcomes.items()}
 
 
-def row(outcome: Outcome, base: Outcome | None, floor: float | None) -> dict[str, Any]:
-    """The median, half the distance of the quartiles, and ratios: above 1, gpubp is faster, and far from the floor."""
+def row(outcome: Outcome, ours: dict[str, Outcome], floor: float | None) -> dict[str, Any]:
+    """The median, half the distance of the quartiles, and ratios: above 1, gpubp is faster, and far from the floor.
+
+    The least and the greatest of n paired ratios are an interval for their median that misses it once in 2ⁿ⁻¹ times:
+    of ROUNDS, less than 5 %.
+    """
     if outcome.error:
         return {"left out": str(outcome.error)}
     low, middle, high = quartiles(outcome.seconds)
     found: dict[str, Any] = {"µs": us(middle), "±": us((high - low) / 2)}
-    if base and base.seconds:
-        found["/ gpubp"] = round(median(a / b for a, b in zip(outcome.seconds, base.seconds, strict=True)), 2)
+    for name, base in ours.items():
+        ratios = sorted(a / b for a, b in zip(outcome.seconds, base.seconds, strict=True))
+        found[f"/ {name}"] = round(median(ratios), 3)
+        found[f"/ {name}, from and to"] = [round(ratios[0], 3), round(ratios[-1], 3)]
     if floor:
         found["/ GEMMs"] = round(middle / floor, 2)
     if outcome.memory is not None:
@@ -166,17 +187,39 @@ def epoch(cell: str, device: str = "cuda") -> dict[str, Any]:
     """Seconds of an epoch over rows that are on the device, each contender in a process that has the GPU for itself."""
     sizes, batch, precision = parsed(cell)
     found: dict[str, Any] = {}
-    for name in ("gpubp", "torch", "torch_compile", "torch_graphs", "jax"):
-        child = Child()
-        try:
-            found[name] = child.ask(
-                f"bench.gpu.epochs:{name}", (sizes, batch, Setting(device, precision, cores())), PATIENCE
-            )
-        except UnansweredError as error:
-            found[name] = {"left out": str(error)}
-        finally:
-            child.end()
+    for name in ("gpubp", "gpubp_captured", "torch", "torch_compile", "torch_graphs", "jax"):
+        found[name] = asked(name, sizes, batch, Setting(device, precision, cores()))
     return found
+
+
+def mnist(cell: str, device: str = "cuda") -> dict[str, Any]:
+    """Seconds of an epoch over as many rows as MNIST has, on the device."""
+    sizes, batch, precision = parsed(cell)
+    setting = Setting(device, precision, cores())
+    return {
+        name: asked(name, sizes, batch, setting, epochs.MNIST_ROWS) for name in ("gpubp", "gpubp_captured", "torch")
+    }
+
+
+def streaming(cell: str, device: str = "cuda") -> dict[str, Any]:
+    """Rows a second of an epoch whose rows lie on the device, and of one whose rows come from the host."""
+    sizes, batch, precision = parsed(cell)
+    setting = Setting(device, precision, cores())
+    found = {name: asked(name, sizes, batch, setting) for name in ("gpubp", "gpubp_streamed")}
+    if all("rows/s" in each for each in found.values()):
+        found["streamed / resident"] = {"share": round(found["gpubp_streamed"]["rows/s"] / found["gpubp"]["rows/s"], 3)}
+    return found
+
+
+def asked(name: str, *given: Any) -> dict[str, Any]:
+    """What a function of `epochs` answers in a process of its own."""
+    child = Child()
+    try:
+        return dict(child.ask(f"bench.gpu.epochs:{name}", given, PATIENCE))
+    except UnansweredError as error:
+        return {"left out": str(error)}
+    finally:
+        child.end()
 
 
 def names(question: str) -> list[str]:
@@ -184,4 +227,4 @@ def names(question: str) -> list[str]:
     rest = [f"{net}@{batch}" for net in NETS for batch in BATCHES]
     ordered = [*TELLING, *(cell for cell in rest if cell not in TELLING)]
     cells = {"step": ordered, "epoch": EPOCHS}[question]
-    return [f"{cell} {precision}" for cell in cells for precision in ("tf32", "float32")]
+    return [f"{cell} {precision}" for cell in cells for precision in PRECISIONS]

@@ -67,8 +67,25 @@ def of_kernels() -> list[Cell]:
 
 
 def of_peers() -> list[Cell]:
-    steps = question("peers", "peers:step", peers.names("step"), 20, "peers")
-    crossovers = question("peers", "peers:crossover", list(peers.NETS), 12, "peers")
-    epochs = question("peers", "peers:epoch", peers.names("epoch"), 50, "peers")
+    steps = [
+        cell
+        for name in peers.names("step")
+        for cell in question("peers", "peers:step", [name], 90 if name in peers.AUTOTUNED else 20, "peers")
+    ]
+    crossovers = question("peers", "peers:crossover", list(peers.NETS)[:4], 12, "peers")
+    epochs = question("peers", "peers:epoch", peers.names("epoch"), 60, "peers")
+    targets = [
+        *question("peers", "peers:mnist", [peers.MNIST], 30, "peers"),
+        *question("peers", "peers:streaming", [peers.STREAMED], 30, "peers"),
+    ]
     few = 4  # steps that tell more than anything else
-    return [*steps[:few], *crossovers[:2], *epochs[:1], *steps[few:], *crossovers[2:], *epochs[1:]]
+    return [
+        *targets[:1],
+        *steps[:few],
+        *targets[1:],
+        *crossovers[:2],
+        *epochs[:1],
+        *steps[few:],
+        *crossovers[2:],
+        *epochs[1:],
+    ]

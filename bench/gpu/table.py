@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+from bench.gpu import verdict
+
 
 def markdown(document: Mapping[str, Any]) -> str:
     """A whole page."""
@@ -19,6 +21,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     answered = {name: record["answer"] for name, record in document["cells"].items() if "answer" in record}
     for heading, names in groupby(sorted(answered, key=question), key=question):
         lines += ["", f"## {heading}", "", *table({name.split("/", 2)[2]: answered[name] for name in names})]
+    lines += verdict.told(document["cells"])
     failed = {name: record["failed"] for name, record in document["cells"].items() if "failed" in record}
     if failed:
         lines += ["", "## Without an answer", "", *(f"- {name}: {one_line(why)}" for name, why in failed.items())]

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 
 from gpubp.benchmark.contract import Contender, DifferentWorkError, Setting, check
 from gpubp.benchmark.jax_peer import jax_jit
-from gpubp.benchmark.ours import gemms, gpubp_step, plain_numpy
+from gpubp.benchmark.ours import captured_step, gemms, gpubp_step, plain_numpy
 from gpubp.benchmark.problem import Problem
 from gpubp.benchmark.sklearn_peer import sklearn_partial_fit
-from gpubp.benchmark.torch_peers import torch_compile, torch_eager, torch_graphs
+from gpubp.benchmark.torch_peers import torch_autotune, torch_compile, torch_eager, torch_graphs
 from gpubp.errors import DeviceError
 
 __all__ = ["BUILDERS", "PEERS", "Builder", "Contender", "DifferentWorkError", "Setting", "check", "to_install"]
@@ -38,8 +38,8 @@ class Builder:
             return f"not installed ({to_install('peers', self.distributions[0])})"
         if setting.kind not in self.kinds:
             return f"runs on {'the CPU' if self.kinds == ('cpu',) else 'CUDA'} only"
-        if setting.kind == "cpu" and setting.precision == "tf32":
-            return "there is no TF32 on the CPU"
+        if setting.kind == "cpu" and setting.precision != "float32":
+            return f"there is no {setting.precision} on the CPU"
         return None
 
     def __call__(self, problem: Problem, setting: Setting) -> Contender:
@@ -56,11 +56,13 @@ BUILDERS = {
         Builder("gemms", gemms, "gpubp"),
         Builder("numpy", plain_numpy, kinds=_CPU),
         Builder("gpubp", gpubp_step, "gpubp"),
+        Builder("gpubp-captured", captured_step, "gpubp", kinds=_CUDA),
         Builder("torch", torch_eager, *_TORCH),
         Builder("torch-compile", torch_compile, *_TORCH),
         Builder("torch-graphs", torch_graphs, *_TORCH, kinds=_CUDA),
+        Builder("torch-autotune", torch_autotune, *_TORCH, kinds=_CUDA),
         Builder("jax", jax_jit, "jax", ("jax", "jaxlib")),
         Builder("sklearn", sklearn_partial_fit, "sklearn", ("scikit-learn",), _CPU),
     )
 }
-PEERS = [name for name in BUILDERS if name not in ("gemms", "numpy", "gpubp")]
+PEERS = [name for name in BUILDERS if name not in ("gemms", "numpy", "gpubp", "gpubp-captured", "torch-autotune")]

@@ -14,7 +14,7 @@ def jax_jit(problem: Problem, setting: Setting) -> Contender:
     import numpy as np
 
     jax, put = start_jax(setting)
-    initial, update = stateful_update(jax, problem)
+    initial, update = stateful_update(jax, problem, setting)
     # jnp.array copies: a donated buffer must not be the problem's own.
     state = put(jax.tree.map(jax.numpy.array, initial))
     x, labels = put(problem.x), put(problem.labels.astype(np.int32))
@@ -46,11 +46,13 @@ def start_jax(setting: Setting) -> tuple[Any, Callable[[Any], Any]]:
     # A step that is waited for gains nothing from a second thread to dispatch it: 20 % faster without, on small nets.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_platforms", setting.kind)
-    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if setting.precision == "tf32" else "highest")
+    jax.config.update("jax_default_matmul_precision", "highest" if setting.precision == "float32" else "tensorfloat32")
     return jax, partial(jax.device_put, device=jax.devices(setting.kind)[setting.index])
 
 
-def stateful_update(jax: Any, problem: Problem) -> tuple[Any, Callable[[Any, Any, Any], tuple[Any, Any]]]:
+def stateful_update(
+    jax: Any, problem: Problem, setting: Setting
+) -> tuple[Any, Callable[[Any, Any, Any], tuple[Any, Any]]]:
     """The state to start from, and a pure function (state, x, labels) -> (state, loss).
 
     A state is the parameters (weights, biases), and two more such trees and a count of steps as far as the problem's
@@ -64,11 +66,15 @@ def stateful_update(jax: Any, problem: Problem) -> tuple[Any, Callable[[Any, Any
     velocities, squares = (tree(np.zeros_like, parameters) for _ in range(2))
     kept = {"sgd": (), "momentum": (velocities,), "adam": (velocities, squares, np.float32(0))}[problem.optimizer]
 
+    def rounded(values: Any) -> Any:
+        return tree(lambda a: a.astype(jnp.bfloat16), values) if setting.precision == "bfloat16" else values
+
     def loss_of(parameters: Any, x: Any, labels: Any) -> Any:
-        *hidden, (w, b) = zip(*parameters, strict=True)
+        *hidden, (w, b) = zip(*rounded(parameters), strict=True)
+        x = rounded(x)
         for hidden_w, hidden_b in hidden:
             x = activation(x @ hidden_w + hidden_b)
-        log_p = jax.nn.log_softmax(x @ w + b)
+        log_p = jax.nn.log_softmax((x @ w + b).astype(jnp.float32))
         return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
 
     def update(state: Any, x: Any, labels: Any) -> tuple[Any, Any]:

@@ -1,11 +1,14 @@
 """The contenders that need no peer: gpubp, the products of its step alone, and a step written by hand in NumPy."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from gpubp.benchmark.contract import Contender, Setting
 from gpubp.benchmark.problem import BETAS, EPSILON, MOMENTUM, Problem
+from gpubp.errors import DeviceError
 from gpubp.kernel import Array
 
 
@@ -22,6 +25,12 @@ def gpubp_step(problem: Problem, setting: Setting) -> Contender:
         backend.synchronize,
         partial(_pool, backend, setting),
     )
+
+
+def captured_step(problem: Problem, setting: Setting) -> Contender:
+    """The same with steps captured in CUDA graphs, which is off by default; in a process of its own."""
+    os.environ["GPUBP_GRAPHS"] = "1"
+    return replace(gpubp_step(problem, setting), note="captured in a CUDA graph")
 
 
 def network_and_optimizer(problem: Problem, setting: Setting) -> tuple[Any, Any]:
@@ -69,6 +78,8 @@ def gemms(problem: Problem, setting: Setting) -> Contender:
     from gpubp.backends.numpy import NumpyBackend
 
     backend, n = NumpyBackend() if setting.kind == "cpu" else gpubp.get_backend(setting.device), len(problem.x)
+    if setting.precision == "bfloat16":
+        raise DeviceError("CuPy alone multiplies no bfloat16; the products in a graph are those of cuBLASLt")
     if setting.kind == "cuda":
         _begin_on_cuda(backend.xp, setting)
     # Any values do, but these stay in [0, 1): no NaN, no subnormals.

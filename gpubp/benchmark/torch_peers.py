@@ -39,10 +39,19 @@ def torch_compile(problem: Problem, setting: Setting) -> Contender:
 
 
 def torch_graphs(problem: Problem, setting: Setting) -> Contender:
+    return _replayed(problem, setting, "reduce-overhead")
+
+
+def torch_autotune(problem: Problem, setting: Setting) -> Contender:
+    """With products of Triton's, too, each tried before the first step; it takes minutes."""
+    return _replayed(problem, setting, "max-autotune")
+
+
+def _replayed(problem: Problem, setting: Setting, mode: str) -> Contender:
     torch = _torch(setting)
     x, labels = batch = _on_device(torch, problem, setting)
     # A CUDA graph copies what may move before every replay, and is not made where such a thing is written to.
-    learner = _one_graph(torch, problem, setting, "reduce-overhead", torch._dynamo.mark_static_address)
+    learner = _one_graph(torch, problem, setting, mode, torch._dynamo.mark_static_address)
     for tensor in batch:
         torch._dynamo.mark_static_address(tensor)
 
@@ -74,7 +83,8 @@ def eager_learner(problem: Problem, setting: Setting) -> Learner:
 
         def update(x: Any, labels: Any) -> Any:
             optimizer.zero_grad(set_to_none=True)
-            loss = torch.nn.functional.cross_entropy(model(x), labels)
+            with _autocast(torch, setting):
+                loss = torch.nn.functional.cross_entropy(model(x), labels)
             loss.backward()
             optimizer.step()
             return loss
@@ -104,7 +114,7 @@ def _torch(setting: Setting) -> Any:
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compiler processes beside the timed ones
     torch: Any = import_module("torch")
     torch.set_num_threads(setting.threads)
-    torch.set_float32_matmul_precision("high" if setting.precision == "tf32" else "highest")
+    torch.set_float32_matmul_precision("highest" if setting.precision == "float32" else "high")
     if setting.kind == "cuda":
         if not torch.cuda.is_available():
             raise DeviceError(f"PyTorch {torch.__version__} finds no CUDA device")
@@ -178,15 +188,21 @@ def _optimizer(torch: Any, problem: Problem, parameters: Any, **implementation: 
     return torch.optim.SGD(parameters, problem.learning_rate, momentum, **implementation)
 
 
-def _loss_of(torch: Any, problem: Problem) -> Callable[..., Any]:
+def _autocast(torch: Any, setting: Setting) -> Any:
+    """bfloat16 by PyTorch's own recipe: float32 parameters, and operations that choose their types."""
+    return torch.autocast(setting.kind, torch.bfloat16, enabled=setting.precision == "bfloat16")
+
+
+def _loss_of(torch: Any, problem: Problem, setting: Setting) -> Callable[..., Any]:
     """The loss as a function of the parameters, weights first, and a batch."""
     depth, activation = len(problem.weights), getattr(torch, problem.activation)
 
     def loss_of(parameters: tuple[Any, ...], x: Any, labels: Any) -> Any:
-        for i in range(depth):
-            x = torch.nn.functional.linear(x, parameters[i], parameters[depth + i])
-            x = activation(x) if i < depth - 1 else x
-        return torch.nn.functional.cross_entropy(x, labels)
+        with _autocast(torch, setting):
+            for i in range(depth):
+                x = torch.nn.functional.linear(x, parameters[i], parameters[depth + i])
+                x = activation(x) if i < depth - 1 else x
+            return torch.nn.functional.cross_entropy(x, labels)
 
     return loss_of
 
@@ -209,7 +225,7 @@ def _one_graph(
     grad_and_value keeps the backward pass and the update in one graph; loss.backward() would break it in three, and
     was three to six times slower on the small nets.
     """
-    loss_of, rate, (beta1, beta2) = _loss_of(torch, problem), problem.learning_rate, BETAS
+    loss_of, rate, (beta1, beta2) = _loss_of(torch, problem, setting), problem.learning_rate, BETAS
     parameters, velocities, squares = (_tensors(torch, problem, setting) for _ in range(3))
     count = torch.zeros((), device=setting.device)  # of steps: a number would be compiled in, and again at every step
     state = {"sgd": (), "momentum": velocities, "adam": (*velocities, *squares, count)}[problem.optimizer]
@@ -250,7 +266,7 @@ def _one_graph(
 
 def _graph_and_update(torch: Any, problem: Problem, setting: Setting) -> Learner:
     """The gradients compiled, and the update left to torch.optim's own fused kernel."""
-    loss_of, parameters = _loss_of(torch, problem), _tensors(torch, problem, setting)
+    loss_of, parameters = _loss_of(torch, problem, setting), _tensors(torch, problem, setting)
     optimizer = _optimizer(torch, problem, parameters, fused=True)
 
     @torch.compile(fullgraph=True, dynamic=False)  # type: ignore[untyped-decorator]

@@ -178,7 +178,7 @@ def worker(pipe: Connection, name: str, setting: Setting, quiet: bool, booth: ty
     if hasattr(os, "sched_setaffinity"):
         # The one setting of threads that all contenders obey: XLA has no other.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
-    if name in ("gpubp", "gemms"):
+    if name in ("gpubp", "gpubp-captured", "gemms"):
         import_module("gpubp.api")  # before NumPy
     home = booth(name, setting)
     pipe.send(("ok", "ready"))
