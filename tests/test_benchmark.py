@@ -239,7 +239,7 @@ def test_a_race_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     with racing([("gemms", Setting()), ("gpubp", Setting()), ("sklearn", Setting("cuda"))]) as racers:
         outcomes = prepare(racers, ((8, 4, 3), 4, "relu", 0), 0.002)
         take_turns(outcomes, 5)
-        results = {row.contender: row for row in results_of(outcomes, 4)}
+        results = {row.contender: row for row in results_of(outcomes, (8, 4, 3), 4, {"cpu": 1e9})}
         (missing,) = left_out(outcomes, 4)
         assert (missing["contender"], missing["device"]) == ("sklearn", "cuda")
         assert "sklearn on cuda: " in missing["reason"]
@@ -249,6 +249,9 @@ def test_a_race_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert mine.low <= mine.samples_per_second <= mine.high
         assert mine.samples_per_second == pytest.approx(4 / np.median(mine.seconds_per_step))
         assert mine.times_gpubp == floor.share_of_gemms == 1
+        assert mine.flops == pytest.approx(2 * (3 * (8 * 4 + 4 * 3) - 8 * 4) * mine.samples_per_second)
+        assert mine.share_of_peak == pytest.approx(mine.flops / 1e9)
+        assert 1e8 < racers[0].ask("peak") < 1e14
         assert mine.share_of_gemms is not None
         assert mine.share_of_gemms == pytest.approx(floor.times_gpubp)
         assert mine.losses == pytest.approx(reference(make_problem((8, 4, 3), 4, "relu", 0), 3)[0], abs=1e-5)
@@ -260,7 +263,7 @@ def test_a_race_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(FailedError, match="not ready after 0 s"):
             racers[1].ask("calibrate", 5.0, seconds=0)
         take_turns(outcomes, 5)
-        assert results_of(outcomes, 4) == []
+        assert results_of(outcomes, (8, 4, 3), 4) == []
     assert all(racer.process.exitcode is not None for racer in racers)
 
 
@@ -293,7 +296,14 @@ def test_a_failure_of_one_leaves_the_others() -> None:
 
 
 def row(batch: int, device: str, rate: float, contender: str = "gpubp") -> Result:
-    rest = {"share_of_gemms": None, "times_gpubp": None, "memory_bytes": None, "seconds_per_step": []}
+    rest = {
+        "flops": 0.0,
+        "share_of_peak": None,
+        "share_of_gemms": None,
+        "times_gpubp": None,
+        "memory_bytes": None,
+        "seconds_per_step": [],
+    }
     return Result(batch, device, contender, rate, rate, rate, **rest, steps_per_round=1, losses=[], note="")  # type: ignore[arg-type]
 
 

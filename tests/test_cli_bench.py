@@ -281,6 +281,8 @@ def row(batch: int, device: str, rate: float, contender: str = "gpubp") -> Resul
         samples_per_second=rate,
         low=0.98 * rate,
         high=1.04 * rate,
+        flops=2e6 * rate,
+        share_of_peak=0.25,
         share_of_gemms=0.5,
         times_gpubp=1.25,
         memory_bytes=3 << 29,
@@ -305,19 +307,39 @@ def sweep(*names: str) -> list[Result]:
 
 def test_the_table() -> None:
     file = StringIO()
-    Console(file=file, width=84).print(table(sweep("gpubp", "torch-compile")[:4], list(FIGURES)))
+    Console(file=file, width=100).print(table(sweep("gpubp", "torch-compile")[:4], list(FIGURES)))
     lines = file.getvalue().splitlines()
     assert [line.split() for line in lines[:4]] == [
-        ["batch", "device", "contender", "samples/s", "spread", "of", "floor", "time", "memory"],
-        ["16", "cpu", "gpubp", "190,000", "±", "3.0%", "50%", "1.25", "×", "1.5", "GiB"],
-        ["cuda:0", "gpubp", "53,262", "±", "3.0%", "50%", "1.25", "×", "1.5", "GiB"],
-        ["torch-compile", "45,662", "±", "3.0%", "50%", "1.25", "×", "1.5", "GiB"],
+        [
+            "batch",
+            "device",
+            "contender",
+            "samples/s",
+            "spread",
+            "TFLOP/s",
+            "of",
+            "peak",
+            "of",
+            "floor",
+            "time",
+            "memory",
+        ],
+        ["16", "cpu", "gpubp", "190,000", "±", "3.0%", "0.38", "25%", "50%", "1.25", "×", "1.5", "GiB"],
+        ["cuda:0", "gpubp", "53,262", "±", "3.0%", "0.107", "25%", "50%", "1.25", "×", "1.5", "GiB"],
+        ["torch-compile", "45,662", "±", "3.0%", "0.0913", "25%", "50%", "1.25", "×", "1.5", "GiB"],
     ]
 
 
 @pytest.mark.parametrize(
     ("width", "dropped"),
-    [(84, ()), (70, ("memory",)), (60, ("spread", "memory")), (20, ("spread", "of floor", "time", "memory"))],
+    [
+        (100, ()),
+        (90, ("memory",)),
+        (80, ("spread", "memory")),
+        (70, ("spread", "TFLOP/s", "memory")),
+        (60, ("spread", "TFLOP/s", "of peak", "memory")),
+        (20, ("spread", "TFLOP/s", "of peak", "of floor", "time", "memory")),
+    ],
 )
 def test_a_narrow_table_drops_columns_and_cuts_no_figure(width: int, dropped: tuple[str, ...]) -> None:
     rows = sweep("gpubp", "torch-compile")
@@ -335,8 +357,8 @@ def test_a_narrow_table_drops_columns_and_cuts_no_figure(width: int, dropped: tu
 def test_a_narrow_terminal_and_a_pipe() -> None:
     narrow = bench(*TINY, "--against", "none", "--batch-size", 8, COLUMNS="60").stdout
     assert max(len(line) for line in narrow.splitlines()[2:]) <= 60
-    assert re.search("not shown +(spread, )?memory", narrow)
-    assert "1.0 MiB" in bench(*TINY, "--against", "none", "--batch-size", 8).stdout
+    assert re.search("not shown +spread, TFLOP/s, of peak, memory", narrow)
+    assert "1.0 MiB" in bench(*TINY, "--against", "none", "--batch-size", 8, COLUMNS="100").stdout
 
 
 def test_the_curve() -> None:

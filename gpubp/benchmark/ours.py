@@ -8,8 +8,11 @@ from typing import Any
 
 from gpubp.benchmark.contract import Contender, Setting
 from gpubp.benchmark.problem import BETAS, EPSILON, MOMENTUM, Problem
+from gpubp.benchmark.timing import timed
 from gpubp.errors import DeviceError
 from gpubp.kernel import Array
+
+PEAK_WIDTHS = {"cpu": 2048, "cuda": 8192}  # of a product that keeps all of the device busy for some 20 to 100 ms
 
 
 def gpubp_step(problem: Problem, setting: Setting) -> Contender:
@@ -109,6 +112,24 @@ def gemms(problem: Problem, setting: Setting) -> Contender:
         memory=partial(_pool, backend, setting),
         note="NumPy" if setting.kind == "cpu" else "CuPy, each product launched by itself",
     )
+
+
+def peak_flops(setting: Setting) -> float:
+    """Floating-point operations a second of one square product, at its best of several."""
+    import numpy as np
+
+    import gpubp
+    from gpubp.backends.numpy import NumpyBackend
+
+    backend = NumpyBackend() if setting.kind == "cpu" else gpubp.get_backend(setting.device)
+    if setting.kind == "cuda":
+        _begin_on_cuda(backend.xp, setting)
+    width = PEAK_WIDTHS[setting.kind]
+    values = np.random.default_rng(0).random((width, width), np.float32)
+    with backend.active():
+        a, out = backend.asarray(values, "float32"), backend.empty((width, width), "float32")
+        seconds = [timed(partial(backend.matmul, a, a, out), backend.synchronize, 1) for _ in range(6)]
+    return 2 * width**3 / min(seconds)
 
 
 def _begin_on_cuda(cupy: Any, setting: Setting) -> None:

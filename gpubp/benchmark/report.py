@@ -16,13 +16,22 @@ from gpubp.benchmark.results import NAMES, Result, curves
 FIGURES: dict[str, Callable[[Result], str]] = {
     "samples/s": lambda row: f"{row.samples_per_second:,.0f}",
     "spread": lambda row: f"± {row.spread:.1%}",
+    "TFLOP/s": lambda row: f"{row.flops / 1e12:.3g}",
+    "of peak": lambda row: "" if row.share_of_peak is None else f"{row.share_of_peak:.0%}",
     "of floor": lambda row: (
         "" if row.share_of_gemms is None or row.contender == "gemms" else f"{row.share_of_gemms:.0%}"
     ),
     "time": lambda row: "" if row.times_gpubp is None else f"{row.times_gpubp:.2f} ×",
     "memory": lambda row: size(row.memory_bytes),
 }
-DROPPED = ("memory", "spread", "time", "of floor")  # from the first to the last, where a terminal is narrow
+DROPPED = (
+    "memory",
+    "spread",
+    "TFLOP/s",
+    "of peak",
+    "time",
+    "of floor",
+)  # from the first to the last, where a terminal is narrow
 WIDE = 84  # characters of explanations, in however wide a terminal
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 MARKS, LETTERS = "●▲■◆○△□◇", "abcdefghijklmnop"
@@ -78,6 +87,8 @@ def legend(results: list[Result], figures: list[str], rounds: int, width: int) -
         "samples/s": f"the median of {rounds} turns; every contender has its own process, and reached the losses of a "
         "float64 reference",
         "spread": "half the distance of the quartiles of the turns, as a share of the median",
+        "TFLOP/s": "10¹² operations a second: those of the step's matrix products over its time",
+        "of peak": "the share of the rate of one large product on this device, measured in this run",
         "of floor": "the share of the rate of the matrix products of the step alone (GEMMs alone); this and time are "
         "medians over pairs of turns that followed one another, not ratios of the medians shown",
         "time": "of a step, as a multiple of the time of gpubp on the same device",

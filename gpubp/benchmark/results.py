@@ -1,6 +1,7 @@
 """What a benchmark found, as plain data: a row for each contender, device and batch size, and where a GPU pays."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from gpubp.benchmark.race import Outcome
@@ -19,6 +20,8 @@ class Result:
     samples_per_second: float  # the median over the rounds
     low: float  # its quartiles
     high: float
+    flops: float  # floating-point operations a second of the step's products, at that rate
+    share_of_peak: float | None  # of those of one large product
     share_of_gemms: float | None  # of the rate of the products alone
     times_gpubp: float | None  # a step's time as a multiple of gpubp's, on the same device
     memory_bytes: int | None
@@ -33,12 +36,28 @@ class Result:
         return (self.high - self.low) / 2 / self.samples_per_second
 
 
-def results_of(outcomes: list[Outcome], batch: int) -> list[Result]:
-    """Of those that were timed. Ratios are medians over the rounds, each of two turns that followed one another."""
+def flops_of(sizes: tuple[int, ...], batch: int) -> int:
+    """Floating-point operations of a step's products: three a layer, less the first layer's input gradient.
+
+    >>> flops_of((784, 128, 10), 32)
+    19431424
+    """
+    products = [inputs * outputs for inputs, outputs in pairwise(sizes)]
+    return 2 * batch * (3 * sum(products) - products[0])
+
+
+def results_of(
+    outcomes: list[Outcome], sizes: tuple[int, ...], batch: int, peaks: dict[str, float] | None = None
+) -> list[Result]:
+    """Of those that were timed. Ratios are medians over the rounds, each of two turns that followed one another.
+
+    `peaks` are the devices' operations a second in one large product.
+    """
     ran = {(each.racer.setting.device, each.racer.name): each for each in outcomes if each.seconds}
     found = []
     for (device, name), outcome in ran.items():
         fast, median, slow = quartiles(outcome.seconds)
+        flops, peak = flops_of(sizes, batch) / median, (peaks or {}).get(device)
         found.append(
             Result(
                 batch=batch,
@@ -47,6 +66,8 @@ def results_of(outcomes: list[Outcome], batch: int) -> list[Result]:
                 samples_per_second=batch / median,
                 low=batch / slow,
                 high=batch / fast,
+                flops=flops,
+                share_of_peak=flops / peak if peak else None,
                 share_of_gemms=_ratio(ran.get((device, "gemms")), outcome),
                 times_gpubp=_ratio(outcome, ran.get((device, "gpubp"))),
                 memory_bytes=outcome.memory,
@@ -89,7 +110,7 @@ def crossover(results: list[Result], device: str) -> int | None:
     """The least batch size measured from which on gpubp is faster on this device than on the CPU, or None.
 
     >>> rates = {"cpu": [9.0, 20.0, 30.0], "cuda:0": [5.0, 25.0, 90.0]}
-    >>> rest = (0.0, 0.0, None, None, None, [], 1, [], "")
+    >>> X
     >>> rows = [Result(2**k, name, "gpubp", rates[name][k], *rest) for name in rates for k in range(3)]
     >>> crossover(rows, "cuda:0")
     2

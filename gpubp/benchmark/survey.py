@@ -49,13 +49,14 @@ class Survey:
         }
         try:
             with racing([(name, setting) for name, setting in able if fitting[setting]], quiet) as racers:
+                found.peaks = {racer.setting.device: racer.ask("peak") for racer in racers if racer.name == "gemms"}
                 for batch in sorted(set().union(*fitting.values())):
                     cell = (self.sizes, batch, self.activation, self.seed)
                     present = [racer for racer in racers if batch in fitting[racer.setting]]
                     outcomes = prepare(present, cell, self.seconds / ROUNDS, PATIENCE, partial(begins, batch))
                     take_turns(outcomes, ROUNDS)
                     found.left_out += left_out(outcomes, batch)
-                    found.results += (results := results_of(outcomes, batch))
+                    found.results += (results := results_of(outcomes, self.sizes, batch, found.peaks))
                     for racer in present:
                         found.versions |= racer.versions
                     done(batch, results)
@@ -87,6 +88,7 @@ class Findings:
     left_out: list[dict[str, Any]] = field(default_factory=list)  # because it is not here, or failed
     refused: list[dict[str, Any]] = field(default_factory=list)  # because memory has no room for it
     interrupted: bool = False
+    peaks: dict[str, float] = field(default_factory=dict)  # operations a second in one large product, by device
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -109,6 +111,7 @@ class Findings:
             "machine": {**machine(survey.settings[0].threads), "foreign_load": self.foreign_load},
             "versions": self.versions,
             "rounds": ROUNDS,
+            "peak_flops": self.peaks,
             "results": [asdict(row) for row in self.results],
             "left_out": self.refused + self.left_out,
             "interrupted": self.interrupted,

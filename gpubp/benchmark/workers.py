@@ -21,6 +21,7 @@ from typing import Any
 
 from gpubp.benchmark.contenders import BUILDERS, Contender, DifferentWorkError, Setting, check
 from gpubp.benchmark.machine import forget_peak, resident_peak, versions_of
+from gpubp.benchmark.ours import peak_flops
 from gpubp.benchmark.problem import Problem, make_problem
 from gpubp.benchmark.timing import estimated, timed
 from gpubp.errors import GpubpError
@@ -109,6 +110,10 @@ class Booth:
         estimate()
         forget_peak()
         return estimate()
+
+    def peak(self) -> float:
+        """Floating-point operations a second of one large product on the setting's device."""
+        return peak_flops(self.setting)
 
     def run(self, steps: int) -> float:
         """Seconds a step, in one turn."""
