@@ -110,7 +110,7 @@ def crossover(results: list[Result], device: str) -> int | None:
     """The least batch size measured from which on gpubp is faster on this device than on the CPU, or None.
 
     >>> rates = {"cpu": [9.0, 20.0, 30.0], "cuda:0": [5.0, 25.0, 90.0]}
-    >>> X
+    >>> rest = (0.0, 0.0, 0.0, *[None] * 4, [], 1, [], "")
     >>> rows = [Result(2**k, name, "gpubp", rates[name][k], *rest) for name in rates for k in range(3)]
     >>> crossover(rows, "cuda:0")
     2
