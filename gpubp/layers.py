@@ -62,8 +62,8 @@ class Dense:
 
     def forward(self, backend: Backend, params: Parameters, x: Array, slot: Slot) -> Array:
         """z = x W, then y = f(z + b)."""
-        backend.matmul(x, params.weight, slot.z)
-        backend.run(self.activation.forward, slot.z, params.bias, *self.activation.parameters, slot.y)
+        kernel, numbers = self.activation.forward, self.activation.parameters
+        backend.run_on_product(x, params.weight, kernel, slot.z, params.bias, *numbers, slot.y)
         return slot.y
 
     def delta(self, backend: Backend, slot: Slot, bias_grad: Array | None = None) -> None:

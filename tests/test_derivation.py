@@ -95,6 +95,6 @@ def test_the_line_is_there(pointer: Pointer) -> None:
 def test_a_pointer_that_is_wrong_is_found() -> None:
     pointer = POINTERS[0]
     assert wrong(replace(pointer, file="gpubp/layer.py")) == "no such file"
-    assert wrong(replace(pointer, function="Dense.forwards")) == "0 definitions of that name"
-    assert wrong(replace(pointer, function="Dense.backward")) == "the line stands there 0 times"
-    assert wrong(replace(pointer, line=pointer.line.replace("x,", "x.T,"))) == "the line stands there 0 times"
+    assert wrong(replace(pointer, function="Backend.runs")) == "0 definitions of that name"
+    assert wrong(replace(pointer, function="Backend.run_with_column_sum")) == "the line stands there 0 times"
+    assert wrong(replace(pointer, line=pointer.line.replace("b,", "b.T,"))) == "the line stands there 0 times"

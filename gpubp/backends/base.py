@@ -123,6 +123,11 @@ class Backend(ABC):
     def run(self, kernel: Kernel, *args: Any) -> None:
         """Launch a kernel on its arguments, in the order of its declaration."""
 
+    def run_on_product(self, a: Array, b: Array, kernel: Kernel, *args: Any) -> None:
+        """The first argument ← a b, as by `matmul`, then the kernel, such as a layer's bias and activation."""
+        self.matmul(a, b, args[0])
+        self.run(kernel, *args)
+
     def run_with_column_sum(self, kernel: Kernel, *args: Any, sums: Array) -> None:
         """Launch a kernel and sums[j] ← Σ_i of its last argument, which it writes: the delta and the bias gradient."""
         self.run(kernel, *args)

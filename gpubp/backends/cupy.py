@@ -4,6 +4,7 @@ What has no device function runs its NumPy body on CuPy arrays or, where it is d
 `cupy.ElementwiseKernel`. `CupyBackend(index, tuned=False)` runs everything that way: slower, and easy to read.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from gpubp.backends.cubins import cubins_of
 from gpubp.backends.detection import cupy, facts
 from gpubp.backends.graphs import LARGEST, Captured, why_not_captured
 from gpubp.backends.launches import Launcher
-from gpubp.backends.products import Products
+from gpubp.backends.products import EPILOGUES, Products
 from gpubp.backends.sources import digest
 from gpubp.backends.uploads import uploaded
 from gpubp.errors import DeviceError
@@ -108,6 +109,13 @@ class CupyBackend(Backend):
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         if self._products is None or not self._launched(self._products.multiply, a, b, out):
             self.xp.matmul(a, b, out=out)
+
+    def run_on_product(self, a: Array, b: Array, kernel: Kernel, *args: Any) -> None:
+        if self._products is not None and kernel.name in EPILOGUES:
+            with contextlib.suppress(UnsuitableError):
+                self._products.multiply_and_run(kernel, a, b, *args)
+                return
+        super().run_on_product(a, b, kernel, *args)
 
     def can_accumulate(self, x: Array, parameters: Array) -> bool:
         if self._products is None or not x.size:

@@ -4,9 +4,11 @@ import math
 from typing import Any
 
 from gpubp.backends.arguments import HALF, UnsuitableError, contiguous
-from gpubp.backends.cublaslt import ALIGNED, WORKSPACE_BYTES, Product
-from gpubp.kernel import Array
+from gpubp.backends.cublaslt import ALIGNED, WORKSPACE_BYTES, CublasLtError, Product
+from gpubp.kernel import Array, Kernel
 
+# Kernels of a bias and an activation that cuBLASLt can do with the product, and what is in z for the way back.
+EPILOGUES = {"bias_identity": "BIAS", "bias_relu": "RELU_BIAS", "bias_gelu": "GELU_AUX_BIAS"}
 PRECISIONS = ("tf32", "bfloat16")  # beside that of the arrays
 MOST_PLANS = 1024  # each is a few hundred bytes of the host's
 
@@ -16,7 +18,7 @@ class Products:
 
     def __init__(self, cupy: Any, precision: str | None) -> None:
         self._cupy, self._precision = cupy, precision
-        self._plans: dict[Any, Product] = {}
+        self._plans: dict[Any, Product | None] = {}  # None where cuBLASLt has none
         self._workspaces: dict[bool, Array] = {}  # by `aside`
         self.aside = False  # whether products run at the same time as others
 
@@ -25,22 +27,49 @@ class Products:
 
         UnsuitableError, with nothing launched, where the arrays have no elements or lie in other ways.
         """
+        on_device = not isinstance(alpha, float)
+        product = self._planned(a, b, out, scalars_on_device=on_device)
+        product(a, b, out, self._room(), self._cupy.cuda.get_current_stream(), (alpha, beta))
+
+    def multiply_and_run(self, kernel: Kernel, a: Array, b: Array, z: Array, bias: Array, y: Array) -> None:
+        """y ← f(a b + bias) as the kernel has it, and into z what it writes there, in the product itself.
+
+        UnsuitableError, with nothing launched, where cuBLASLt has no such product, and where what it computes need not
+        be what the kernel does: nothing is documented of its tanh but that it is an approximation.
+        """
+        epilogue = EPILOGUES.get(kernel.name)
+        saved = epilogue == "GELU_AUX_BIAS"
+        if epilogue is None or y.dtype == HALF or saved is (z is y) or (saved and self._precision != "tf32"):
+            raise UnsuitableError
+        options = {"epilogue": epilogue, "bias": bias.data.ptr}
+        options |= {"aux": z.data.ptr, "aux_ld": z.shape[1]} if saved else {}
+        product = self._planned(a, b, y, **options)
+        product(a, b, y, self._room(), self._cupy.cuda.get_current_stream())
+
+    def _planned(self, a: Array, b: Array, out: Array, **options: Any) -> Product:
+        """The product for arrays that lie like these."""
         contiguous(out)
         flipped = (not a.flags.c_contiguous, not b.flags.c_contiguous)
         contiguous(*(each.T if flip else each for each, flip in zip((a, b), flipped, strict=True)))
         (m, k), n = a.shape, b.shape[1]
         if not m * n * k:
             raise UnsuitableError
-        on_device = not isinstance(alpha, float)
         aligned = alignment(a), alignment(b), alignment(out)
-        key = (a.dtype.char, out.dtype.char, m, n, k, flipped, on_device, aligned)
-        product = self._plans.get(key)
-        if product is None:
+        key = (a.dtype.char, out.dtype.char, m, n, k, flipped, aligned, *options.values())
+        if key not in self._plans:
             if len(self._plans) >= MOST_PLANS:
                 self._forget()
-            product = Product(self._kind(a, out), m, n, k, transposed=flipped, scalars_on_device=on_device)
-            self._plans[key] = product.plan(out.device.id, alignments=aligned)
-        product(a, b, out, self._room(), self._cupy.cuda.get_current_stream(), (alpha, beta))
+            product = Product(self._kind(a, out), m, n, k, transposed=flipped, **options)
+            try:
+                self._plans[key] = product.plan(out.device.id, alignments=aligned)
+            except CublasLtError:
+                product.close()
+                if "epilogue" not in options:
+                    raise
+                self._plans[key] = None
+        if (found := self._plans[key]) is None:
+            raise UnsuitableError
+        return found
 
     def _kind(self, a: Array, out: Array) -> str:
         if a.dtype == HALF:
@@ -53,7 +82,7 @@ class Products:
         return self._workspaces[self.aside]
 
     def _forget(self) -> None:
-        for product in self._plans.values():
+        for product in filter(None, self._plans.values()):
             product.close()
         self._plans.clear()
 

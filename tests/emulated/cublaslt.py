@@ -16,7 +16,9 @@ TYPES = {0: np.float32, 1: np.float64, 14: np.uint16}  # cudaDataType; bfloat16 
 SCALES = {0: np.float32, 1: np.float64}
 TF32 = 77  # cublasComputeType_t
 POINTER_MODE, TRANSA, TRANSB, EPILOGUE, BIAS = 2, 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
-DEFAULT, BGRADA = 1, 256  # cublasLtEpilogue_t
+DEFAULT, BGRADA, BIASED, RELU_BIAS, GELU_AUX_BIAS = 1, 256, 4, 2 | 4, 32 | 128 | 4  # cublasLtEpilogue_t
+KNOWN = (DEFAULT, BGRADA, BIASED, RELU_BIAS, GELU_AUX_BIAS)
+AUX, AUX_LD = 11, 12  # cublasLtMatmulDescAttributes_t
 ALIGNMENTS = (5, 6, 7, 8)  # cublasLtMatmulPreferenceAttributes_t
 
 pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
@@ -98,7 +100,7 @@ class EmulatedCublasLt:
     def MatmulAlgoGetHeuristic(  # noqa: N802
         self, handle: int, desc: int, a: int, b: int, c: int, d: int, wish: int, wanted: int, results: int, found: int
     ) -> int | None:
-        if self.made[desc][EPILOGUE] not in (DEFAULT, BGRADA) or handle != 1 + MACHINE.device:
+        if self.made[desc][EPILOGUE] not in KNOWN or self.made[desc].get(AUX_LD, 0) % 8 or handle != 1 + MACHINE.device:
             return NOT_SUPPORTED
         words = (ctypes.c_uint64 * 8).from_address(results)
         words[0], words[1] = desc, handle
@@ -130,18 +132,30 @@ class EmulatedCublasLt:
             left, right = (left.T if settings[TRANSA] else left), (right.T if settings[TRANSB] else right)
             factors = frozen or (read(alpha, scale), read(beta, scale))
             out = matrices[2]
-            out[...] = narrowed(
-                factors[0] * (left @ right) + (factors[1] * widened(out) if factors[1] else 0), out.dtype
-            )
+            result = factors[0] * (left @ right) + (factors[1] * widened(out) if factors[1] else 0)
+            if settings[EPILOGUE] & BIASED:  # one number for each of its rows, our columns
+                result = result + vector(settings[BIAS], len(result), out.dtype)[:, None]
+            if settings[EPILOGUE] == RELU_BIAS:
+                result = np.maximum(result, 0)
+            if settings[EPILOGUE] == GELU_AUX_BIAS:
+                layout = (out.dtype, *out.shape, settings[AUX_LD])
+                self.matrix(settings[AUX], layout)[...] = result
+                result = result / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (result + 0.044715 * result**3)))
+            out[...] = narrowed(result, out.dtype)
             if settings[EPILOGUE] == BGRADA:  # sums over the inner dimension, of A as it is multiplied
-                sums = narrowed(left.sum(axis=1), out.dtype)
-                np.frombuffer((ctypes.c_char * sums.nbytes).from_address(settings[BIAS]), out.dtype)[:] = sums
+                vector(settings[BIAS], len(left), out.dtype)[:] = narrowed(left.sum(axis=1), out.dtype)
 
         used = [MACHINE.used_at(workspace, room, True)] if room else []
         for address, made, write in ((a, of_a, False), (b, of_b, False), (d, of_d, True)):
             used.append(MACHINE.used_at(address, nbytes(self.made[made]), write))
         if on_device:
             used += [MACHINE.used_at(address, np.dtype(scale).itemsize, False) for address in (alpha, beta)]
+        rows, itemsize = self.made[of_d][1], np.dtype(self.made[of_d][0]).itemsize
+        if settings[EPILOGUE] & BIASED:
+            used.append(MACHINE.used_at(settings[BIAS], rows * itemsize, False))
+        if AUX in settings:
+            size = self.made[of_d][2] * settings[AUX_LD] * itemsize
+            used.append(MACHINE.used_at(settings[AUX], size, True))
         MACHINE.do(multiply, *used)
         return None
 
@@ -149,6 +163,10 @@ class EmulatedCublasLt:
         dtype, rows, columns, leading = layout
         memory = (ctypes.c_char * nbytes(layout)).from_address(address)
         return np.frombuffer(memory, dtype).reshape(columns, leading)[:, :rows].T
+
+
+def vector(address: int, count: int, dtype: Any) -> Any:
+    return np.frombuffer((ctypes.c_char * (count * np.dtype(dtype).itemsize)).from_address(address), dtype)
 
 
 def nbytes(layout: tuple[Any, int, int, int]) -> int:
