@@ -1,5 +1,7 @@
 """Samples that stay on disk: they give the bits that the same samples in memory give, in less memory than they take."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,41 @@ def test_shapes_and_kinds_are_checked(on_disk: Any, y: Any) -> None:
         gpubp.MLP([5, 2], device="cpu").fit(on_disk, y)
     with pytest.raises(gpubp.ShapeError, match="flatten"):
         network().predict(on_disk.reshape(N, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_share_rows_that_only_have_to_be_moved(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the others are prepared by one."""
+    monkeypatch.setattr(rows, "cores", lambda: 3)
+    source = np.random.default_rng(0).random((3000, 300), np.float32)
+    parts: list[slice] = []
+
+    def in_parts(out: Any, work: Any) -> None:
+        whole(out, lambda part: (parts.append(part), work(part)))
+
+    whole = rows.in_parts
+    monkeypatch.setattr(rows, "in_parts", in_parts)
+    for chosen in (np.random.default_rng(1).permutation(3000), slice(7, 2900), np.array([5]), slice(0, 0)):
+        unread, out = rows.Unread(rows.Rows(source), chosen), None
+        out = np.full(unread.shape, np.nan, dtype)
+        unread.into(out)
+        assert (out == source[chosen]).all()
+    assert len(parts) == (3 + 3 + 1 + 1 if dtype == "float32" else 0)
+    doubled = rows.Unread(rows.Rows(source, lambda values: 2 * values, np.arange(5, 50)), np.array([1, 0]))
+    out = np.empty(doubled.shape, dtype)
+    doubled.into(out)
+    assert (out == 2 * source[[6, 5]]).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks as POSIX has them")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_moves_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "cores", lambda: 2)
+    source, out = np.ones((3000, 300), np.float32), np.zeros((3000, 300), np.float32)
+    rows.Rows(source).into(slice(None), out)
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        out[:] = 0
+        rows.Rows(source).into(slice(None), out)
+        os._exit(0 if (out == 1).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0

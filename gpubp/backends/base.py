@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubp.errors import DeviceError
 from gpubp.kernel import Array, Kernel
 from gpubp.memory import Scratch
+
+if TYPE_CHECKING:
+    from gpubp.data.rows import Unread
 
 
 class OutOfMemoryError(DeviceError):
@@ -90,10 +93,10 @@ class Backend(ABC):
         """Whether a data set of this size may lie on the device as a whole."""
         return True
 
-    def uploaded(self, batches: Iterable[list[Any]], dtype: Any) -> Iterator[list[Array]]:
-        """Batches of host arrays as device arrays of this dtype; each batch holds until the next is asked for."""
+    def uploaded(self, batches: Iterable[list["Unread"]], dtype: Any) -> Iterator[list[Array]]:
+        """Batches of rows on the host as device arrays; each batch holds until the next is asked for."""
         for batch in batches:
-            yield [self.asarray(values, dtype) for values in batch]
+            yield [self.asarray(unread.values(), dtype) for unread in batch]
 
     @abstractmethod
     def matmul(self, a: Array, b: Array, out: Array) -> None:

@@ -7,7 +7,7 @@ What has no device function runs its NumPy body on CuPy arrays or, where it is d
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from gpubp.backends.sources import digest
 from gpubp.backends.uploads import uploaded
 from gpubp.errors import DeviceError
 from gpubp.kernel import SOURCES, Array, Kernel
+
+if TYPE_CHECKING:
+    from gpubp.data.rows import Unread
 
 STAGED = 64 << 20  # bytes: for a host array that is larger CuPy is not to make, and keep, a pinned copy
 ROOM = 0.8  # the share of free memory that a data set may take; the rest is for parameters and batches
@@ -103,7 +106,7 @@ class CupyBackend(Backend):
     def to_numpy(self, a: Array) -> Any:
         return self.xp.asnumpy(a)
 
-    def uploaded(self, batches: Iterable[list[Any]], dtype: Any) -> Iterator[list[Array]]:
+    def uploaded(self, batches: Iterable[list["Unread"]], dtype: Any) -> Iterator[list[Array]]:
         return uploaded(self.xp, batches, dtype)
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:

@@ -1,11 +1,15 @@
 """Batches that come from the host while the device computes, through two slots that take turns."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubp.kernel import Array
+
+if TYPE_CHECKING:
+    from gpubp.data.rows import Unread
 
 
 class Slot:
@@ -23,20 +27,21 @@ class Slot:
         self._computed = cupy.cuda.Event(disable_timing=True)
         self.arrays: list[Array] = []
 
-    def fill(self, batch: list[Any], dtype: Any, computing: Any, copying: Any) -> None:
-        """Begin to copy a batch of host arrays, in this dtype."""
+    def fill(self, batch: list["Unread"], dtype: Any, computing: Any, copying: Any) -> None:
+        """Read a batch of rows, in this dtype, and begin to copy it."""
         self._copied.synchronize()  # the host may write the pinned memory again
-        for column, values in enumerate(batch):
-            if column == len(self._pinned) or self._pinned[column].size < values.size:
-                self._make_room(column, values.size, dtype)
+        for column, unread in enumerate(batch):
+            size = prod(unread.shape)
+            if column == len(self._pinned) or self._pinned[column].size < size:
+                self._make_room(column, size, dtype)
                 computing.record(self._computed)  # what had this memory before may still be computed on
         copying.wait_event(self._computed)  # the copy may write the device memory again
         self.arrays = []
-        for column, values in enumerate(batch):
+        for column, unread in enumerate(batch):
             pinned, device = (
-                room[column][: values.size].reshape(values.shape) for room in (self._pinned, self._device)
+                room[column][: prod(unread.shape)].reshape(unread.shape) for room in (self._pinned, self._device)
             )
-            np.copyto(pinned, values, casting="unsafe")
+            unread.into(pinned)
             device.set(pinned, stream=copying)
             self.arrays.append(device)
         copying.record(self._copied)
@@ -53,8 +58,8 @@ class Slot:
         computing.record(self._computed)
 
 
-def uploaded(cupy: Any, batches: Iterable[list[Any]], dtype: Any) -> Iterator[list[Array]]:
-    """Batches of host arrays as device arrays; the next one is read and copied while the present one is computed on."""
+def uploaded(cupy: Any, batches: Iterable[list["Unread"]], dtype: Any) -> Iterator[list[Array]]:
+    """Batches of host rows as device arrays; the next one is read and copied while the present one is computed on."""
     computing, copying = cupy.cuda.get_current_stream(), cupy.cuda.Stream(non_blocking=True)
     slots, waiting = [Slot(cupy), Slot(cupy)], None
     try:

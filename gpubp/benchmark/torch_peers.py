@@ -43,7 +43,8 @@ def torch_graphs(problem: Problem, setting: Setting) -> Contender:
 
 
 def torch_autotune(problem: Problem, setting: Setting) -> Contender:
-    """With products of Triton's, too, each tried before the first step; it takes minutes."""
+    """With products of Triton's, too, each tried before the first step: hundreds are compiled, by all threads."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(setting.threads)
     return _replayed(problem, setting, "max-autotune")
 
 
@@ -193,18 +194,18 @@ def _autocast(torch: Any, setting: Setting) -> Any:
     return torch.autocast(setting.kind, torch.bfloat16, enabled=setting.precision == "bfloat16")
 
 
-def _loss_of(torch: Any, problem: Problem, setting: Setting) -> Callable[..., Any]:
+def loss_of(torch: Any, problem: Problem, setting: Setting) -> Callable[..., Any]:
     """The loss as a function of the parameters, weights first, and a batch."""
     depth, activation = len(problem.weights), getattr(torch, problem.activation)
 
-    def loss_of(parameters: tuple[Any, ...], x: Any, labels: Any) -> Any:
+    def loss(parameters: tuple[Any, ...], x: Any, labels: Any) -> Any:
         with _autocast(torch, setting):
             for i in range(depth):
                 x = torch.nn.functional.linear(x, parameters[i], parameters[depth + i])
                 x = activation(x) if i < depth - 1 else x
             return torch.nn.functional.cross_entropy(x, labels)
 
-    return loss_of
+    return loss
 
 
 def _tensors(torch: Any, problem: Problem, setting: Setting) -> tuple[Any, ...]:
@@ -225,7 +226,7 @@ def _one_graph(
     grad_and_value keeps the backward pass and the update in one graph; loss.backward() would break it in three, and
     was three to six times slower on the small nets.
     """
-    loss_of, rate, (beta1, beta2) = _loss_of(torch, problem, setting), problem.learning_rate, BETAS
+    loss, rate, (beta1, beta2) = loss_of(torch, problem, setting), problem.learning_rate, BETAS
     parameters, velocities, squares = (_tensors(torch, problem, setting) for _ in range(3))
     count = torch.zeros((), device=setting.device)  # of steps: a number would be compiled in, and again at every step
     state = {"sgd": (), "momentum": velocities, "adam": (*velocities, *squares, count)}[problem.optimizer]
@@ -251,9 +252,9 @@ def _one_graph(
 
     @torch.compile(fullgraph=True, mode=mode, dynamic=False)  # type: ignore[untyped-decorator]
     def update(x: Any, labels: Any) -> Any:
-        gradients, loss = torch.func.grad_and_value(loss_of)(parameters, x, labels)
+        gradients, value = torch.func.grad_and_value(loss)(parameters, x, labels)
         move(gradients)
-        return loss
+        return value
 
     def forget() -> None:
         for tensor in state:
@@ -266,19 +267,19 @@ def _one_graph(
 
 def _graph_and_update(torch: Any, problem: Problem, setting: Setting) -> Learner:
     """The gradients compiled, and the update left to torch.optim's own fused kernel."""
-    loss_of, parameters = _loss_of(torch, problem, setting), _tensors(torch, problem, setting)
+    loss, parameters = loss_of(torch, problem, setting), _tensors(torch, problem, setting)
     optimizer = _optimizer(torch, problem, parameters, fused=True)
 
     @torch.compile(fullgraph=True, dynamic=False)  # type: ignore[untyped-decorator]
     def differentiate(parameters: tuple[Any, ...], x: Any, labels: Any) -> Any:
-        return torch.func.grad_and_value(loss_of)(parameters, x, labels)
+        return torch.func.grad_and_value(loss)(parameters, x, labels)
 
     def update(x: Any, labels: Any) -> Any:
-        gradients, loss = differentiate(parameters, x, labels)
+        gradients, value = differentiate(parameters, x, labels)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
-        return loss
+        return value
 
     depth = len(problem.weights)
     restart = _restart(torch, problem, parameters, optimizer.state.clear)

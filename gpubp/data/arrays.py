@@ -126,11 +126,7 @@ class DeviceRows:
         return len(self.rows)
 
     def __getitem__(self, rows: Any) -> Array:
-        return self.backend.asarray(self.read(rows), self.dtype)
-
-    def read(self, rows: Any) -> Any:
-        """These rows on the host."""
-        return self.rows[rows]
+        return self.backend.asarray(self.rows[rows], self.dtype)
 
     def select(self, index: Any) -> "DeviceRows":
         return DeviceRows(self.rows.select(index), self.backend, self.dtype)

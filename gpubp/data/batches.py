@@ -10,6 +10,7 @@ import numpy as np
 
 from gpubp.backends.base import Backend
 from gpubp.data.arrays import DeviceRows
+from gpubp.data.rows import Unread
 from gpubp.errors import DataError
 from gpubp.kernel import Array
 
@@ -70,7 +71,7 @@ class ArrayBatches:
         """For each batch what of it comes from the host, which is read while the device computes on the one before."""
         if not self.streamed:
             return repeat([])
-        reads = ([column.read(rows) for column in self.streamed] for rows in choices)
+        reads = ([Unread(column.rows, rows) for column in self.streamed] for rows in choices)
         return self.backend.uploaded(reads, self.streamed[0].dtype)
 
     def _abreast(self, column: Array) -> int:

@@ -1,14 +1,20 @@
 """Rows: samples that are chosen and prepared when they are read, so that what is too large for memory stays on disk."""
 
+import functools
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Self
 
 import numpy as np
 
 from gpubp.errors import DataError
+from gpubp.processor import cores
 
 IN_MEMORY = 512 << 20  # bytes: samples that take more than this stay where they are and are read a batch at a time
+LEAST_PART, MOST_THREADS = 1 << 20, 8  # bytes that are worth a thread, and threads that saturate memory
 CHUNK_BYTES = 16 << 20  # about how much a pass over all rows holds at once
 
 
@@ -32,6 +38,18 @@ class Rows:
         chosen = np.asarray(self.source[rows if self.index is None else self.index[rows]])
         flat = chosen.reshape(len(chosen), self.shape[1])
         return flat if self.prepare is None else self.prepare(flat)
+
+    def into(self, rows: Any, out: Any) -> None:
+        """out ← these rows, in its dtype; those that only have to be moved by several threads."""
+        source = self.source
+        moved = type(source) is np.ndarray and source.ndim == 2 and self.prepare is None and self.index is None
+        if not moved or source.dtype != out.dtype:
+            np.copyto(out, self[rows], casting="unsafe")
+        elif isinstance(rows, slice):
+            chosen = source[rows]
+            in_parts(out, lambda part: np.copyto(out[part], chosen[part]))
+        else:
+            in_parts(out, lambda part: source.take(rows[part], 0, out[part], "clip"))
 
     def select(self, index: Any) -> Self:
         """Some of these rows, still unread."""
@@ -57,6 +75,45 @@ class Rows:
                     "rows; correct or remove it"
                 )
         return values
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Rows that nobody has read yet."""
+
+    rows: Rows
+    chosen: Any  # their numbers, or a slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        chosen, (total, width) = self.chosen, self.rows.shape
+        return len(range(*chosen.indices(total)) if isinstance(chosen, slice) else chosen), width
+
+    def values(self) -> Any:
+        return self.rows[self.chosen]
+
+    def into(self, out: Any) -> None:
+        self.rows.into(self.chosen, out)
+
+
+def in_parts(out: Any, work: Callable[[slice], object]) -> None:
+    """Do the work on slices of the rows of `out`, each by a thread of its own where they are worth one."""
+    count = max(1, min(cores(), MOST_THREADS, out.nbytes // LEAST_PART))
+    step = max(1, -(-len(out) // count))
+    parts = [slice(start, start + step) for start in range(0, len(out), step)]
+    if len(parts) > 1:
+        list(_pool().map(work, parts))
+    else:
+        work(slice(None))
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MOST_THREADS, "gpubp-rows")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def too_large(*shapes: tuple[int, ...], dtype: str = "float32") -> bool:
