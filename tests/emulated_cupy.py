@@ -100,6 +100,7 @@ class Cupy(ModuleType):
             Stream=Stream,
             alloc_pinned_memory=alloc_pinned_memory,
             compiler=SimpleNamespace(CompileException=CompileException),
+            get_elapsed_time=get_elapsed_time,
             get_current_stream=lambda device_id=-1: MACHINE.stream,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             nvrtc=Nvrtc(),
@@ -154,6 +155,10 @@ class Cupy(ModuleType):
 def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
     MACHINE.check_device()
     return PinnedMemoryPointer(1 << (max(size, 1) - 1).bit_length())  # CuPy's pool, too, gives a power of two
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    return end_event.time - start_event.time
 
 
 def clear_caches() -> None:

@@ -19,7 +19,8 @@ asarray ascontiguousarray asnumpy empty zeros from_dlpack get_default_memory_poo
 RawModule.get_function ndarray.get ndarray.set ndarray.fill cuda.Device cuda.Device.synchronize cuda.Event
 cuda.Event.synchronize cuda.Graph.launch cuda.MemoryPointer.copy_from_device_async cuda.Stream
 cuda.Stream.begin_capture cuda.Stream.end_capture cuda.Stream.record cuda.Stream.wait_event cuda.Stream.synchronize
-cuda.alloc_pinned_memory cuda.get_current_stream cuda.nvrtc.createProgram cuda.nvrtc.compileProgram
+cuda.alloc_pinned_memory cuda.get_current_stream cuda.get_elapsed_time cuda.Event.record
+cuda.nvrtc.createProgram cuda.nvrtc.compileProgram
 cuda.nvrtc.getProgramLog cuda.nvrtc.getCUBIN cuda.nvrtc.destroyProgram cuda.nvrtc.getVersion
 cuda.runtime.getDeviceCount cuda.runtime.getDeviceProperties cuda.runtime.driverGetVersion
 cuda.runtime.runtimeGetVersion

@@ -102,6 +102,10 @@ class Backend(ABC):
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """out ← a b, where `out` is C-contiguous and overlaps neither; transposed views go as flags, never copied."""
 
+    def chosen_plans(self) -> dict[str, Any]:
+        """By product, which of a library's plans was chosen by timing them, and the times."""
+        return {}
+
     def can_accumulate(self, x: Array, parameters: Array) -> bool:
         """Whether `accumulate` may take a gradient step in the very product that is the gradient, for this batch."""
         return False

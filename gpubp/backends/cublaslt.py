@@ -11,6 +11,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from gpubp.backends.detection import said
 from gpubp.errors import DeviceError
 from gpubp.kernel import Array
 
@@ -91,7 +92,7 @@ def library() -> Any:
         load = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib
         found = ctypes.CDLL(load("cublasLt").abs_path)
     except (ImportError, OSError, RuntimeError) as error:
-        raise DeviceError(f"cuBLASLt was not found: {error}") from None
+        raise DeviceError(f"cuBLASLt was not found ({said(error)}); install CuPy with [ctk]") from None
     return declared(found)
 
 

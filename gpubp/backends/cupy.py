@@ -46,7 +46,7 @@ class CupyBackend(Backend):
         self._stream: Any = None  # the last that was used
         self.precision = precision
         self.replays = tuned and why_not_captured() is None
-        self._products = Products(self.xp, precision) if self.replays or precision else None
+        self._products = Products(self.xp, precision, index) if self.replays or precision else None
         self._side: Any = None  # while a step is rehearsed or recorded: the stream beside the present one
         self._reasons: list[str] | None = None  # while a step is rehearsed: why it cannot be captured
 
@@ -130,6 +130,10 @@ class CupyBackend(Backend):
     def accumulate(self, a: Array, b: Array, alpha: Any, beta: Any, out: Array) -> None:
         assert self._products is not None
         self._products.multiply(a, b, out, alpha, beta)
+
+    def chosen_plans(self) -> dict[str, Any]:
+        choices = self._products.choices if self._products else None
+        return choices.made if choices else {}
 
     # -- captured steps (gpubp/backends/graphs.py) --
 

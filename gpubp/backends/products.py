@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from gpubp.backends.arguments import HALF, UnsuitableError, contiguous
+from gpubp.backends.autotune import Choices, wanted
 from gpubp.backends.cublaslt import ALIGNED, WORKSPACE_BYTES, CublasLtError, Product
 from gpubp.kernel import Array, Kernel
 
@@ -16,8 +17,9 @@ MOST_PLANS = 1024  # each is a few hundred bytes of the host's
 class Products:
     """Those of one network on one device."""
 
-    def __init__(self, cupy: Any, precision: str | None) -> None:
+    def __init__(self, cupy: Any, precision: str | None, device: int = 0) -> None:
         self._cupy, self._precision = cupy, precision
+        self.choices = Choices(cupy, device) if wanted() else None
         self._plans: dict[Any, Product | None] = {}  # None where cuBLASLt has none
         self._workspaces: dict[bool, Array] = {}  # by `aside`
         self.aside = False  # whether products run at the same time as others
@@ -27,9 +29,9 @@ class Products:
 
         UnsuitableError, with nothing launched, where the arrays have no elements or lie in other ways.
         """
-        on_device = not isinstance(alpha, float)
-        product = self._planned(a, b, out, scalars_on_device=on_device)
-        product(a, b, out, self._room(), self._cupy.cuda.get_current_stream(), (alpha, beta))
+        scalars = (alpha, beta)
+        product = self._planned(a, b, out, scalars, scalars_on_device=not isinstance(alpha, float))
+        product(a, b, out, self._room(), self._cupy.cuda.get_current_stream(), scalars)
 
     def multiply_and_run(self, kernel: Kernel, a: Array, b: Array, z: Array, bias: Array, y: Array) -> None:
         """y ← f(a b + bias) as the kernel has it, and into z what it writes there, in the product itself.
@@ -43,10 +45,10 @@ class Products:
             raise UnsuitableError
         options = {"epilogue": epilogue, "bias": bias.data.ptr}
         options |= {"aux": z.data.ptr, "aux_ld": z.shape[1]} if saved else {}
-        product = self._planned(a, b, y, **options)
+        product = self._planned(a, b, y, None, **options)
         product(a, b, y, self._room(), self._cupy.cuda.get_current_stream())
 
-    def _planned(self, a: Array, b: Array, out: Array, **options: Any) -> Product:
+    def _planned(self, a: Array, b: Array, out: Array, scalars: Any, **options: Any) -> Product:
         """The product for arrays that lie like these."""
         contiguous(out)
         flipped = (not a.flags.c_contiguous, not b.flags.c_contiguous)
@@ -61,7 +63,14 @@ class Products:
                 self._forget()
             product = Product(self._kind(a, out), m, n, k, transposed=flipped, **options)
             try:
-                self._plans[key] = product.plan(out.device.id, alignments=aligned)
+                if self.choices is None:
+                    product.plan(out.device.id, alignments=aligned)
+                else:
+                    ways = "".join("NT"[flip] for flip in flipped) + "".join(f" {each}" for each in aligned)
+                    added = " added" if options.get("scalars_on_device") else ""
+                    name = f"{self._kind(a, out)} {m}x{n}x{k} {ways}{added} {options.get('epilogue', '')}".strip()
+                    self.choices.choose(name, product, aligned, (a, b, out, self._room()), scalars)
+                self._plans[key] = product
             except CublasLtError:
                 product.close()
                 if "epilogue" not in options:

@@ -20,7 +20,7 @@ from gpubp.whole import write_whole
 if TYPE_CHECKING:
     from gpubp.mlp import MLP
 
-CHECKPOINT, MODEL, CONFIG, HISTORY, CURVE, DIAGNOSIS, PICTURE = (
+CHECKPOINT, MODEL, CONFIG, HISTORY, CURVE, DIAGNOSIS, PICTURE, PLANS = (
     "checkpoint.safetensors",
     "model.safetensors",
     "config.json",
@@ -28,13 +28,14 @@ CHECKPOINT, MODEL, CONFIG, HISTORY, CURVE, DIAGNOSIS, PICTURE = (
     "loss.png",
     "diagnosis.json",
     "diagnosis.png",
+    "plans.json",
 )
 RUNS = Path("runs")
 
 
 def new_folder(out: Path | None, name: str) -> Path:
     """The folder asked for, or the first of runs/NAME, runs/NAME-2, ... not there yet; nothing is overwritten."""
-    for file in (MODEL, CHECKPOINT, CONFIG, HISTORY, CURVE, DIAGNOSIS, PICTURE):
+    for file in (MODEL, CHECKPOINT, CONFIG, HISTORY, CURVE, DIAGNOSIS, PICTURE, PLANS):
         if out and os.path.lexists(out / file):
             what = "a run" if file in (MODEL, CHECKPOINT) else "a file of a run's name"
             raise GpubpError(
@@ -111,6 +112,10 @@ class RunFiles(Callback):
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise GpubpError(f"cannot write {str(path)!r}: {error.strerror}") from None
+
+    def on_fit_end(self, net: "MLP", history: History) -> None:
+        if plans := net._network.backend.chosen_plans():
+            write_whole(self.folder / PLANS, (json.dumps(plans, indent=1) + "\n").encode())
 
 
 def draw_loss(history: History, path: Path) -> bool:

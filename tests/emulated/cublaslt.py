@@ -13,6 +13,7 @@ from emulator.kernels import EmulationError
 
 SUCCESS, INVALID_VALUE, INTERNAL_ERROR, NOT_SUPPORTED = 0, 7, 14, 15  # cublasStatus_t
 TYPES = {0: np.float32, 1: np.float64, 14: np.uint16}  # cudaDataType; bfloat16 is carried in 16 bits
+RESULT_BYTES = 96  # of a cublasLtMatmulHeuristicResult_t
 SCALES = {0: np.float32, 1: np.float64}
 TF32 = 77  # cublasComputeType_t
 POINTER_MODE, TRANSA, TRANSB, EPILOGUE, BIAS = 2, 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
@@ -102,11 +103,12 @@ class EmulatedCublasLt:
     ) -> int | None:
         if self.made[desc][EPILOGUE] not in KNOWN or self.made[desc].get(AUX_LD, 0) % 8 or handle != 1 + MACHINE.device:
             return NOT_SUPPORTED
-        words = (ctypes.c_uint64 * 8).from_address(results)
-        words[0], words[1] = desc, handle
-        for place, attribute in enumerate(ALIGNMENTS, 2):
-            words[place] = self.made[wish].get(attribute, 256)
-        ctypes.c_int.from_address(found).value = 1
+        for plan in range(min(wanted, MACHINE.plans)):
+            words = (ctypes.c_uint64 * 8).from_address(results + plan * RESULT_BYTES)
+            words[0], words[1], words[6] = desc, handle, plan
+            for place, attribute in enumerate(ALIGNMENTS, 2):
+                words[place] = self.made[wish].get(attribute, 256)
+        ctypes.c_int.from_address(found).value = min(wanted, MACHINE.plans)
         return None
 
     def Matmul(self, *args: int) -> int | None:  # noqa: N802
@@ -119,6 +121,7 @@ class EmulatedCublasLt:
                 raise EmulationError(f"a product's address is no multiple of the {least} bytes that its plan expects")
         if stream != MACHINE.stream.ptr:
             raise EmulationError("a product is not on the current stream")
+        MACHINE.clock += 1.0 + MACHINE.slower.get(words[6], 0.0)
         settings = self.made[desc]
         on_device = settings[POINTER_MODE] == 1
         scale = settings["scale"]

@@ -73,7 +73,7 @@ class Stream:
             event.capture = self.capture
             self.capture.add(self, "record", event)
         else:
-            event.capture = None
+            event.capture, event.time = None, MACHINE.clock
             event.seen = {**self.seen, self: self.time}
         return event
 
@@ -131,6 +131,10 @@ class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.seen: dict[Stream, int] = {}
         self.capture: Graph | None = None
+        self.time = 0.0
+
+    def record(self, stream: "Stream | None" = None) -> None:
+        (stream or MACHINE.stream).record(self)
 
     def synchronize(self) -> None:
         MACHINE.wait_for(self.seen)
@@ -235,7 +239,10 @@ class Machine:
         self.compile_error: str | None = None  # NVRTC's log
         self.order, self.seed = FORWARD, 0  # of the threads and blocks
         self.capacity = 8 << 30
+        self.plans = 1  # of cuBLASLt's for each product
+        self.slower: dict[int, float] = {}  # the milliseconds that each takes beyond one
 
+        self.clock = 0.0  # milliseconds of products
         self.launched: Counter[str] = Counter()  # by kernel; CuPy's own as "cupy.add"
         self.allocations = self.copies_to_device = self.copies_to_host = self.waits = 0
 
