@@ -97,6 +97,20 @@ def test_a_training_is_the_same_and_records_its_plans(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(
+    ("value", "told"), [("0", "kernel by kernel: GPUBP_GRAPHS=0"), ("1", "captured in CUDA graphs")]
+)
+def test_training_says_how_steps_are_taken(
+    emulated: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, told: str
+) -> None:
+    monkeypatch.setenv("GPUBP_GRAPHS", value)
+    monkeypatch.chdir(tmp_path)
+    given = ["train", "digits", "--hidden", "4", "--epochs", "1", "--device", "cuda"]
+    quiet, verbose = (" ".join(CliRunner().invoke(main, [*given, *more]).stderr.split()) for more in ([], ["-v"]))
+    assert f"on cuda:0, steps are {told}" in verbose
+    assert told not in quiet
+
+
 def test_off_by_default_and_other_values_are_refused(emulated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GPUBP_AUTOTUNE", raising=False)
     assert Products(cupy(), None).choices is None

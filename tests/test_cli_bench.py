@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,6 +220,29 @@ def test_a_batch_at_which_all_fail() -> None:
     assert ran.exit_code == 1
     assert "nothing was measured\nleft out: GEMMs alone, gpubp on cpu at 13 rows: no luck" in ran.stderr
     assert json.loads(ran.stdout)["results"] == []
+
+
+@pytest.mark.usefixtures("_imagined")
+def test_without_a_peak_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpubp.benchmark import survey
+
+    imagined = survey.racing
+
+    def racing(entries: list[tuple[str, Setting]], quiet: bool) -> Any:
+        def asked(ask: Callable[..., Any], command: str, *arguments: Any, **limit: Any) -> Any:
+            if command == "peak":
+                raise FailedError("no room for a large product")
+            return ask(command, *arguments, **limit)
+
+        racers = imagined(entries, quiet).__enter__()
+        for racer in racers:
+            racer.ask = partial(asked, racer.ask)
+        return nullcontext(racers)
+
+    monkeypatch.setattr(survey, "racing", racing)
+    found = json.loads(bench(*TINY, "--against", "none", "--batch-size", 8, "--json", "-q").stdout)
+    assert found["peak_flops"] == {}
+    assert [row["share_of_peak"] for row in found["results"]] == [None, None]
 
 
 @pytest.mark.usefixtures("_imagined")

@@ -1,6 +1,7 @@
 """A user's benchmark: one network at some batch sizes, on some devices, by gpubp and by its peers."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from gpubp.benchmark.machine import BUSY, foreign_load, machine
 from gpubp.benchmark.memory import too_large
 from gpubp.benchmark.race import prepare, take_turns
 from gpubp.benchmark.results import Result, absent, crossover, left_out, results_of
-from gpubp.benchmark.workers import Racer, racing
+from gpubp.benchmark.workers import FailedError, Racer, racing
 
 ROUNDS = 7
 PATIENCE = 120.0  # seconds in which a contender is to be ready for a batch size
@@ -49,7 +50,10 @@ class Survey:
         }
         try:
             with racing([(name, setting) for name, setting in able if fitting[setting]], quiet) as racers:
-                found.peaks = {racer.setting.device: racer.ask("peak") for racer in racers if racer.name == "gemms"}
+                for racer in racers:
+                    if racer.name == "gemms":
+                        with suppress(FailedError):  # what keeps it from its cells too is told there
+                            found.peaks[racer.setting.device] = racer.ask("peak", seconds=PATIENCE)
                 for batch in sorted(set().union(*fitting.values())):
                     cell = (self.sizes, batch, self.activation, self.seed)
                     present = [racer for racer in racers if batch in fitting[racer.setting]]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpubp.cli.session import Session
     from gpubp.explain.diagnosis import Diagnosis
     from gpubp.history import History
+    from gpubp.mlp import MLP
 
 POSITIVE = Number(0, min_open=True)
 FRACTION = Number(0, 1, min_open=True, max_open=True)
@@ -139,8 +140,7 @@ def command(
 
     data = settings["data"]
     session = Session.prepare(settings)
-    fallback = f"on the CPU: {session.net.fallback}" if verbose and session.net.fallback else None
-    tell(quiet, session.source.chosen, session.understood(settings), fallback)
+    tell(quiet, session.source.chosen, session.understood(settings), verbose and _where(session.net))
     if not resume:
         folder = new_folder(out, session.source.name)
         settings = session.portable(settings)
@@ -180,6 +180,14 @@ def _resumed(ctx: click.Context, given: dict[str, Any], kept: dict[str, Any]) ->
 
 def _told(setting: Any) -> str:
     return "its default" if setting is None else str(setting)
+
+
+def _where(net: "MLP") -> str | None:
+    """Why training is on the CPU, or how steps are taken on a GPU."""
+    if net.fallback:
+        return f"on the CPU: {net.fallback}"
+    steps = net._network.backend.describe().get("steps")
+    return steps and f"on {net.device}, steps are {steps}"
 
 
 def _train(
