@@ -98,7 +98,7 @@ def test_a_training_is_the_same_and_records_its_plans(
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [("0", "kernel by kernel: GPUBP_GRAPHS=0"), ("1", "captured in CUDA graphs")]
+    ("value", "told"), [("0", "launched kernel by kernel: GPUBP_GRAPHS=0"), ("1", "captured in CUDA graphs")]
 )
 def test_training_says_how_steps_are_taken(
     emulated: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, told: str
