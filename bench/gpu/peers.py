@@ -12,6 +12,7 @@ from bench.gpu import epochs
 from bench.gpu.child import Child, UnansweredError
 from bench.gpu.products import step_seconds
 from bench.gpu.timing import us
+from bench.verdict import thousandths
 from gpubp.benchmark.contenders import DifferentWorkError, Setting
 from gpubp.benchmark.race import Outcome, take_turns
 from gpubp.benchmark.timing import quartiles
@@ -42,15 +43,17 @@ TELLING = [  # steps, the most telling first
 PRECISIONS = ("tf32", "float32", "bfloat16")
 OURS = ("gpubp", "gpubp-captured")
 CONTENDERS = ["gemms", *OURS, "torch-compile", "torch-graphs", "jax", "torch"]
-AUTOTUNED = ["784-1024-1024-10@8192 tf32", "784-1024-1024-10@128 tf32", "128x17@1024 tf32"]  # it takes minutes to build
-EPOCHS = ["784-128-10@128", "784-1024-1024-10@8192"]
-MNIST = "784-512-256-10@128 float32"  # an epoch of 60000 rows
+MORE = [*TELLING[:5], "784-2048x6-10@8192"]  # those that are timed in every precision
+AUTOTUNED = ["784-1024-1024-10@8192 tf32", "784-1024-1024-10@128 tf32", "128x17@1024 tf32"]
+EPOCHS = ["784-128-10@128 tf32", "784-1024-1024-10@8192 tf32", "784-1024-1024-10@8192 bfloat16"]
+MNIST = "784-512-256-10@128 float32"  # an epoch of 60000 rows by Adam
 STREAMED = "784-4096-4096-10@8192 tf32"  # whose steps take longer than the way of their batch to the device
 SWEEP = (1, 8, 64, 256, 1024, 4096, 16384)
 ROUNDS = 7
 TURN = 0.03  # seconds
 PATIENCE = 60.0  # seconds that one contender may take to be built, and again to be calibrated
 AUTOTUNING = 240.0  # the same of one that tries products first
+ALONE = ("torch", "torch-autotune")  # what builds them times variants, on a device that nobody else is to use
 CLEAR = 4.0  # times faster, from where larger batches tell nothing new
 
 
@@ -83,11 +86,12 @@ STABLE = Stable()
 def race(entries: list[tuple[str, Setting]], sizes: tuple[int, ...], batch: int) -> dict[str, Outcome]:
     """Build, check and time these contenders on one cell; whoever fails is left out with the reason."""
     outcomes = [Outcome(racer) for racer in STABLE.racers(entries)]
-    # Compilers take their time, so all build at once; but PyTorch's eager step times variants of itself, alone.
-    for together in (True, False):
-        some = [outcome for outcome in outcomes if (outcome.racer.name != "torch") is together]
-        with ThreadPoolExecutor(max(1, len(some))) as pool:
-            list(pool.map(lambda outcome: build(outcome, sizes, batch), some))
+    together = [outcome for outcome in outcomes if outcome.racer.name not in ALONE]  # compilers take their time
+    with ThreadPoolExecutor(max(1, len(together))) as pool:
+        list(pool.map(lambda outcome: build(outcome, sizes, batch), together))
+    for outcome in outcomes:
+        if outcome.racer.name in ALONE:
+            build(outcome, sizes, batch)
     for outcome in outcomes:
         calibrate(outcome)
     try:
@@ -129,8 +133,7 @@ def step(cell: str, device: str = "cuda", contenders: Iterable[str] = CONTENDERS
     """Microseconds of a training step, beside those of its matrix products alone."""
     sizes, batch, precision = parsed(cell)
     setting = Setting(device, precision, cores())
-    extra = ["torch-autotune"] if cell in AUTOTUNED and setting.kind == "cuda" else []
-    outcomes = race([(name, setting) for name in (*contenders, *extra)], sizes, batch)
+    outcomes = race([(name, setting) for name in contenders], sizes, batch)
     found: dict[str, Any] = {}
     floor = None
     if setting.kind == "cuda":
@@ -143,11 +146,16 @@ def step(cell: str, device: str = "cuda", contenders: Iterable[str] = CONTENDERS
     return found | {name: row(outcome, ours, floor) for name, outcome in outcomes.items()}
 
 
+def autotuned(cell: str) -> dict[str, Any]:
+    """The same of torch.compile(mode="max-autotune"), which takes long to build."""
+    return step(cell, contenders=[*OURS, "torch-autotune"])
+
+
 def row(outcome: Outcome, ours: dict[str, Outcome], floor: float | None) -> dict[str, Any]:
     """The median, half the distance of the quartiles, and ratios: above 1, gpubp is faster, and far from the floor.
 
     The least and the greatest of n paired ratios are an interval for their median that misses it once in 2ⁿ⁻¹ times:
-    of ROUNDS, less than 5 %.
+    of ROUNDS, less than 5 %. Ratios to ours are rounded down: none is to look better than it is.
     """
     if outcome.error:
         return {"left out": str(outcome.error)}
@@ -155,13 +163,17 @@ def row(outcome: Outcome, ours: dict[str, Outcome], floor: float | None) -> dict
     found: dict[str, Any] = {"µs": us(middle), "±": us((high - low) / 2)}
     for name, base in ours.items():
         ratios = sorted(a / b for a, b in zip(outcome.seconds, base.seconds, strict=True))
-        found[f"/ {name}"] = round(median(ratios), 3)
-        found[f"/ {name}, from and to"] = [round(ratios[0], 3), round(ratios[-1], 3)]
+        found[f"/ {name}"] = rounded_down(median(ratios))
+        found[f"/ {name}, from and to"] = [rounded_down(ratios[0]), rounded_down(ratios[-1])]
     if floor:
         found["/ GEMMs"] = round(middle / floor, 2)
     if outcome.memory is not None:
         found["peak MiB"] = outcome.memory >> 20
     return {**found, "note": outcome.note}
+
+
+def rounded_down(ratio: float) -> float:
+    return float(thousandths(ratio))
 
 
 def crossover(net: str, device: str = "cuda", batches: Iterable[int] = SWEEP) -> dict[str, Any]:
@@ -193,21 +205,23 @@ def epoch(cell: str, device: str = "cuda") -> dict[str, Any]:
 
 
 def mnist(cell: str, device: str = "cuda") -> dict[str, Any]:
-    """Seconds of an epoch over as many rows as MNIST has, on the device."""
+    """Seconds of an epoch by Adam over as many rows as MNIST has, on the device."""
     sizes, batch, precision = parsed(cell)
     setting = Setting(device, precision, cores())
-    return {
-        name: asked(name, sizes, batch, setting, epochs.MNIST_ROWS) for name in ("gpubp", "gpubp_captured", "torch")
-    }
+    given = (sizes, batch, setting, epochs.MNIST_ROWS, "adam")
+    return {name: asked(name, *given) for name in ("gpubp", "gpubp_captured", "torch")}
 
 
 def streaming(cell: str, device: str = "cuda") -> dict[str, Any]:
     """Rows a second of an epoch whose rows lie on the device, and of one whose rows come from the host."""
     sizes, batch, precision = parsed(cell)
     setting = Setting(device, precision, cores())
-    found = {name: asked(name, sizes, batch, setting) for name in ("gpubp", "gpubp_streamed")}
-    if all("rows/s" in each for each in found.values()):
-        found["streamed / resident"] = {"share": round(found["gpubp_streamed"]["rows/s"] / found["gpubp"]["rows/s"], 3)}
+    found: dict[str, Any] = {}
+    for name in ("gpubp", "gpubp_captured"):
+        resident, streamed = (asked(each, sizes, batch, setting) for each in (name, f"{name}_streamed"))
+        found |= {name: resident, f"{name}_streamed": streamed}
+        if "rows/s" in resident and "rows/s" in streamed:
+            streamed["of resident"] = rounded_down(streamed["rows/s"] / resident["rows/s"])
     return found
 
 
@@ -222,9 +236,10 @@ def asked(name: str, *given: Any) -> dict[str, Any]:
         child.end()
 
 
-def names(question: str) -> list[str]:
-    """The cells of a question, the most telling first."""
-    rest = [f"{net}@{batch}" for net in NETS for batch in BATCHES]
-    ordered = [*TELLING, *(cell for cell in rest if cell not in TELLING)]
-    cells = {"step": ordered, "epoch": EPOCHS}[question]
-    return [f"{cell} {precision}" for cell in cells for precision in PRECISIONS]
+def steps() -> list[str]:
+    """Every net and batch in TF32, and a few in each precision; the most telling first."""
+    every = [f"{net}@{batch}" for net in NETS for batch in BATCHES]
+    rest = [cell for cell in every if cell not in TELLING]
+    first, *others = PRECISIONS
+    in_others = [f"{cell} {precision}" for cell in MORE for precision in others]
+    return [*(f"{cell} {first}" for cell in TELLING), *in_others, *(f"{cell} {first}" for cell in rest)]

@@ -67,25 +67,11 @@ def of_kernels() -> list[Cell]:
 
 
 def of_peers() -> list[Cell]:
-    steps = [
-        cell
-        for name in peers.names("step")
-        for cell in question("peers", "peers:step", [name], 90 if name in peers.AUTOTUNED else 20, "peers")
-    ]
-    crossovers = question("peers", "peers:crossover", list(peers.NETS)[:4], 12, "peers")
-    epochs = question("peers", "peers:epoch", peers.names("epoch"), 60, "peers")
-    targets = [
-        *question("peers", "peers:mnist", [peers.MNIST], 30, "peers"),
-        *question("peers", "peers:streaming", [peers.STREAMED], 30, "peers"),
-    ]
-    few = 4  # steps that tell more than anything else
-    return [
-        *targets[:1],
-        *steps[:few],
-        *targets[1:],
-        *crossovers[:2],
-        *epochs[:1],
-        *steps[few:],
-        *crossovers[2:],
-        *epochs[1:],
-    ]
+    steps = question("peers", "peers:step", peers.steps(), 20, "peers")
+    autotuned = question("peers", "peers:autotuned", peers.AUTOTUNED, 60, "peers")
+    crossovers = question("peers", "peers:crossover", list(peers.NETS)[:2], 12, "peers")
+    epochs = question("peers", "peers:epoch", peers.EPOCHS, 60, "peers")
+    mnist = question("peers", "peers:mnist", [peers.MNIST], 30, "peers")
+    streaming = question("peers", "peers:streaming", [peers.STREAMED], 40, "peers")
+    few = 5  # steps that tell more than anything else
+    return [*steps[:few], *mnist, *streaming, *autotuned[:1], *steps[few:], *crossovers, *epochs, *autotuned[1:]]
