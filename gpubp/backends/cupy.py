@@ -47,7 +47,8 @@ class CupyBackend(Backend):
         self.precision = precision
         self.replays = tuned and why_not_captured() is None
         self._products = Products(self.xp, precision, index) if self.replays or precision else None
-        self._side: Any = None  # while a step is rehearsed or recorded: the stream beside the present one
+        self._streams: list[Any] = []  # the one that is captured, and the one beside it: made when they are needed
+        self._side: Any = None  # the latter, while a step is rehearsed or recorded
         self._reasons: list[str] | None = None  # while a step is rehearsed: why it cannot be captured
 
     def describe(self) -> dict[str, Any]:
@@ -163,10 +164,16 @@ class CupyBackend(Backend):
         if self._products:
             self._products.aside = aside
 
+    def _two_streams(self) -> list[Any]:
+        """Always the same: CuPy's memory pool keeps what was allocated on a stream for that stream."""
+        if not self._streams:
+            self._streams = [self.xp.cuda.Stream(non_blocking=True) for _ in range(2)]
+        return self._streams
+
     @contextmanager
     def _forking(self) -> Iterator[None]:
         """What may go beside goes to a stream of its own."""
-        self._side = self.xp.cuda.Stream(non_blocking=True)
+        _, self._side = self._two_streams()
         try:
             yield
         finally:
@@ -186,7 +193,7 @@ class CupyBackend(Backend):
 
     def recorded(self, step: Callable[..., None], slots: tuple[Any, ...]) -> tuple[Any, list[Any]]:
         """A graph of a step that has been rehearsed, and the arrays whose memory it uses."""
-        stream = self.xp.cuda.Stream(non_blocking=True)
+        stream, _ = self._two_streams()
         kept: list[Any] = []
         self._launcher.kept = kept
         try:
