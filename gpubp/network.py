@@ -105,7 +105,8 @@ class Network:
         if batch.x is not None and self._rounded is not None:
             end = self.arena.weights_end
             self.backend.run(cast, self.arena.parameters[:end], self._rounded[:end])
-            self.backend.run(cast, x, batch.x)
+            if x is not batch.x:
+                self.backend.run(cast, x, batch.x)
             x = batch.x
         for layer, (dense, params, slot) in enumerate(zip(self.layers, batch.parameters, batch.layers, strict=True)):
             dropout = self.dropouts[layer]

@@ -103,6 +103,8 @@ class ResidentEpochs:
         buffers = [backend.empty((rows, *column.shape[1:]), column.dtype) for column in columns]
         if labels is not None:
             buffers[1] = batch.targets
+        if batch.x is not None:
+            buffers[0] = batch.x
         x, targets, weights = (*buffers, None)[:3]
         cost, total = self._results[0, ...], self._results[1, ...]
         keys = [self._keys_now[layer, ...] if drops else None for layer, drops in enumerate(self._dropped)]

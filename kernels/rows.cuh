@@ -19,6 +19,17 @@ __device__ inline void gather_step(Size rows, Size words, Size stride, const Wor
   gather(rows, words, from, numbers + *step * stride, out);
 }
 
+// The same rows of float as bfloat16.
+template <typename To>
+__device__ inline void gather_halves(Size rows, Size width, Size stride, const float* from, const Size* numbers, const Size* step,
+                                     To* out) {
+  const Size threads = Size(gridDim.x) * blockDim.x, first = *step * stride;
+  for (Size i = Size(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * width; i += threads) {
+    const Place here = place(i, width);
+    out[i] = halved(from[numbers[first + here.row] * width + here.column]);
+  }
+}
+
 template <typename T>
 __device__ inline void one_hot(Size rows, Size width, const Size* labels, T* out) {
   const Size threads = Size(gridDim.x) * blockDim.x;

@@ -70,6 +70,8 @@ def every_launch() -> dict[Launch | RowLaunch, tuple[Any, Any, Any]]:
         launcher.advance(step, table, keys, table[0], keys[0], matrix[0, :2], aligned(np.zeros((2, 5), dtype)))
         numbers = aligned(np.zeros(130, np.int64))
         launcher.gather(matrix, numbers, aligned(matrix), step, 12)
+        if dtype is np.float32:
+            launcher.gather(matrix, numbers, aligned(to_half(matrix)), step, 12)
         launcher.one_hot(numbers, matrix, numbers, step, 12)
         launcher.run_with_column_sum(None, (matrix,), matrix[0])
         launcher.one_hot(numbers, matrix)

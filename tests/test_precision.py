@@ -122,6 +122,14 @@ def test_captured_and_uncaptured_trainings_give_the_same_bits(
     assert results[0] == results[1]
 
 
+def test_an_epoch_rounds_its_rows_as_it_gathers_them(emulated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that of the casts two are left: the weights and the last delta."""
+    monkeypatch.setenv("GPUBP_GRAPHS", "1")
+    history(net("bfloat16"), epochs=1)
+    assert emulated.launched["gpubp_gather_halves"] == 5
+    assert emulated.launched["gpubp_cast"] == 2 * 5
+
+
 @pytest.mark.parametrize("precision", BOTH)
 def test_wide_last_layers_and_losses_of_their_own(cuda: str, precision: str) -> None:
     """The output layer computes in float32 whatever its loss, and the delta below it is as close."""

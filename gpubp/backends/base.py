@@ -161,7 +161,7 @@ class Backend(ABC):
     # -- only where `replays` is true: what a step that was captured does by itself --
 
     def gather_step(self, a: Array, rows: Array, step: Array, stride: int, out: Array) -> None:
-        """out[i] ← a[rows[step · stride + i]], the step being on the device."""
+        """out[i] ← a[rows[step · stride + i]], the step being on the device; `out` may be in bfloat16."""
         raise NotImplementedError
 
     def one_hot_step(self, labels: Array, rows: Array, step: Array, stride: int, out: Array) -> None:

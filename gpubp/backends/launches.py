@@ -86,7 +86,11 @@ class Launcher:
     def gather(self, a: Array, rows: Array, out: Array, step: Array | None = None, stride: int = 0) -> None:
         """out[i] ← a[rows[i]], or a[rows[step · stride + i]] for a step on the device."""
         contiguous(a, rows, out)
-        if out.size:
+        if out.dtype != a.dtype:  # of float32, which is rounded on the way
+            launch = RowLaunch("gather_halves", TYPES[out.dtype.char])
+            numbers = (*out.shape, stride)
+            self._start(launch, (blocks(out.size),), (THREADS,), numbers, a, rows, step, out)
+        elif out.size:
             row_bytes = out.nbytes // len(out)
             word = next(size for size in WORDS if row_bytes % size == 0 and aligned((a, out), size))
             words = row_bytes // word

@@ -81,6 +81,7 @@ class RowLaunch(NamedTuple):
         parameters = {
             "gather": ["Size rows", "Size words", f"const {element}* from", "const Size* numbers"],
             "gather_step": ["Size rows", "Size words", "Size stride", f"const {element}* from", *step],
+            "gather_halves": ["Size rows", "Size width", "Size stride", "const float* from", *step],
             "one_hot": ["Size rows", "Size width", "const Size* labels"],
             "one_hot_step": ["Size rows", "Size width", "Size stride", "const Size* labels", *step],
             "numbers": ["Size count", *(f"{element} v{i}" for i in range(NUMBERS))],
