@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("cubins", "cublaslt", "cupy", "detection", "graphs", "launches", "products", "sources", "uploads")
+NAMES = ("autotune", "cubins", "cublaslt", "cupy", "detection", "graphs", "launches", "products", "sources", "uploads")
 FILES = [f"gpubp/backends/{name}.py" for name in NAMES]
 TESTS = [
     f"tests/{name}.py"
     for name in (
         *("test_cubins", "test_cublaslt", "test_cuda", "test_cuda_backend", "test_cupy_backend", "test_detection"),
-        "test_graphs",
+        *("test_autotune", "test_graphs", "test_precision"),
     )
 ]
 

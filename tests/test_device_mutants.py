@@ -31,6 +31,7 @@ CHANGES = [
     (r" < ", " > "),
     (r"\b(\w+) != \1 \? \1 : ", ""),  # NaN is dropped
     (r": x;", ": T(0);"),
+    (r" = x;", " = -x;"),
     (r"\blarger\(", "smaller("),
     (r"\bsmaller\(", "larger("),
     (r"\blarger\(", "fmax("),  # NaN is dropped

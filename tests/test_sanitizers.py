@@ -39,7 +39,8 @@ static void launch(const char* name, Kernel kernel, dim3 grid, dim3 block, std::
 }
 int main() {
 """
-C_TYPES = {"f": "float", "d": "double", "I": "unsigned", "q": "Size", "l": "Size"}
+C_TYPES = {"f": "float", "d": "double", "I": "unsigned", "q": "Size", "l": "Size", "H": "Half"}
+FIRST = {"Size": "0", "Half": "Half{}"}  # what arrays are full of
 
 
 def driver(calls: dict[Launch | RowLaunch, Any]) -> str:
@@ -57,7 +58,7 @@ def driver(calls: dict[Launch | RowLaunch, Any]) -> str:
                 continue
             if id(arg) not in made:
                 made[id(arg)] = f"a{i}_{len(made)}"
-                body += f"  auto {made[id(arg)]} = array<{kind}>({arg.size}, {0 if kind == 'Size' else 0.5});\n"
+                body += f"  auto {made[id(arg)]} = array<{kind}>({arg.size}, {FIRST.get(kind, 0.5)});\n"
             given.append(f"pointer({made[id(arg)]})")
         sizes = ["{" + ", ".join(map(str, size)) + "}" for size in (grid, block)]
         body += f'  launch("{symbol}", {symbol}, {", ".join(sizes)}, {{{", ".join(given)}}});\n'
