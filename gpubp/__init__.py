@@ -4,6 +4,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from gpubp.launcher import launch
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -23,3 +25,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(["__version__", *__getattr__("__all__")])
+
+
+if launch().size > 1:
+    import_module("gpubp.ending").end_together()

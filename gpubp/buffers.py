@@ -44,29 +44,32 @@ class Buffers:
         self._backend, self._structure, self._factors = backend, structure, factors
         self._half = backend.precision == "bfloat16"
         self._workspace = Workspace(backend, structure.dtype)
-        self._batches: dict[tuple[int, bool], Batch] = {}
+        self._batches: dict[tuple[int, bool, int], Batch] = {}
 
     def forget_plays(self) -> None:
         """Forget what has been captured on these buffers."""
         for batch in self._batches.values():
             batch.plays.clear()
 
-    def batch(self, rows: int, training: bool) -> Batch:
-        """The buffers for this many rows, as views kept from one call to the next."""
-        batch = self._batches.get((rows, training))
+    def batch(self, rows: int, training: bool, first: int = 0) -> Batch:
+        """The buffers for this many rows, as views kept from one call to the next.
+
+        `first` is the number of the first of them in the batch, of which other processes may have the rest.
+        """
+        batch = self._batches.get((rows, training, first))
         if batch is None:
             generation = self._workspace.generation
-            batch = self._cut_or_explain(rows, training)
+            batch = self._cut_or_explain(rows, training, first)
             if self._workspace.generation != generation:
                 self._batches.clear()  # a buffer moved
             elif len(self._batches) >= MOST_BATCHES:
                 self._batches.pop(next(iter(self._batches)))
-            self._batches[rows, training] = batch
+            self._batches[rows, training, first] = batch
         return batch
 
-    def _cut_or_explain(self, rows: int, training: bool) -> Batch:
+    def _cut_or_explain(self, rows: int, training: bool, first: int) -> Batch:
         try:
-            return self._cut(rows, training)
+            return self._cut(rows, training, first)
         except OutOfMemoryError as error:
             said = str(error)
         # Here, where the error and the half-made buffers that its frames hold are gone.
@@ -89,7 +92,7 @@ class Buffers:
         deltas = 2 * max(sizes[1:])
         return itemsize * (sum(sizes) + sum(saved) + sum(dropped) + deltas + 2 * sizes[-1] + 2)
 
-    def _cut(self, rows: int, training: bool) -> Batch:
+    def _cut(self, rows: int, training: bool, first: int) -> Batch:
         structure, take, top = self._structure, self._take, self._structure.depth - 1
         layers = []
         for layer, (activation, width) in enumerate(zip(structure.activations, structure.sizes[1:], strict=True)):
@@ -97,7 +100,7 @@ class Buffers:
             slot = Slot(z=y if activation.saves == "y" else take(f"z{layer}", (rows, width), layer), y=y)
             if structure.dropout[layer] and training:
                 slot.dropped = take(f"x{layer}", (rows, structure.sizes[layer]), layer - 1)
-                slot.dropout_keys = self._dropout_keys(rows, structure.sizes[layer])
+                slot.dropout_keys = self._dropout_keys(first, rows, structure.sizes[layer])
             layers.append(slot)
         self._lend_deltas(layers, rows, training)
         inputs, outputs = structure.sizes[0], structure.sizes[-1]
@@ -132,11 +135,12 @@ class Buffers:
             for layer in sharing:
                 layers[layer].dy = layers[layer].dz = buffer[: rows * widths[layer]].reshape(rows, widths[layer])
 
-    def _dropout_keys(self, rows: int, columns: int) -> tuple[Array, Array]:
-        def keys(count: int, factor: int) -> Array:
-            return self._backend.asarray(np.arange(count, dtype=np.uint32) * np.uint32(factor), "uint32")
+    def _dropout_keys(self, first: int, rows: int, columns: int) -> tuple[Array, Array]:
+        def keys(start: int, count: int, factor: int) -> Array:
+            numbers = np.arange(start, start + count, dtype=np.uint32)
+            return self._backend.asarray(numbers * np.uint32(factor), "uint32")
 
-        return keys(rows, ROW_KEY).reshape(rows, 1), keys(columns, COLUMN_KEY)
+        return keys(first, rows, ROW_KEY).reshape(rows, 1), keys(0, columns, COLUMN_KEY)
 
     def traced(self, rows: int, parameters: list[Parameters]) -> Batch:
         """New buffers in which nothing is overwritten."""

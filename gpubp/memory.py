@@ -35,7 +35,9 @@ class Arena:
             starts.append(end)
             end += -(-prod(shape) * itemsize // ALIGNMENT) * ALIGNMENT // itemsize
         self.parameters = backend.zeros((end,), dtype)
-        self.gradients = backend.zeros((end,), dtype)
+        # Behind the gradients is room for what is added up with them over several processes: C, and Σ w.
+        self.sums = backend.zeros((end + 2,), dtype)
+        self.gradients = self.sums[:end]
         self.squared_norm = backend.zeros((), dtype)  # of the gradients, for clipping
         depth = len(sizes) - 1
         weights_end = starts[depth] if len(starts) > depth else end

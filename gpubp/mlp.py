@@ -10,6 +10,7 @@ import numpy as np
 
 from gpubp import checkpoint, checks, metrics
 from gpubp.activations import Activation
+from gpubp.alone import ALONE, Alone, processes
 from gpubp.backends import get_backend, precise_backend
 from gpubp.data.arrays import as_layers, as_matrix, as_rows, as_usable, as_weights, check_finite, returner
 from gpubp.errors import DataError, DeviceError
@@ -300,6 +301,9 @@ class MLP:
             callbacks: Callback objects, or functions (net, record) called after each epoch; returning True stops.
             verbose: 0 is silent, 1 shows progress on stderr.
 
+        All processes that an MPI launcher started (mpiexec, srun) share each batch, and each of them ends with the
+        network that one process would have, to rounding; `gpubp.distributed.using` chooses others (docs/scaling.md).
+
         Ctrl-C ends training after the present step: the history comes back with `stopped == "interrupted"`, and the
         network keeps that step. A second Ctrl-C raises KeyboardInterrupt at once.
 
@@ -321,6 +325,7 @@ class MLP:
             transform=transform,
             callbacks=callbacks,
             verbose=verbose,
+            processes=processes(),
         )
         return trainer.fit(x, y, sample_weight, validation)
 
@@ -404,18 +409,24 @@ class MLP:
         network = self._network
         return as_matrix("x", x, network.backend, network.dtype, network.structure.sizes[0])
 
-    def _finite(self, x: Any, name: str = "x") -> Array:
+    def _finite(self, x: Any, name: str = "x", processes: Alone = ALONE) -> Array:
         """x as checked device rows; what is too large for memory stays where it is."""
         network = self._network
         inputs = as_rows(name, x, network.backend, network.dtype, network.structure.sizes[0])
-        check_finite(name, inputs, self._network.backend.xp)
+        check_finite(name, inputs, self._network.backend.xp, processes)
         return inputs
 
     def _sample(
-        self, x: Any, y: Any, sample_weight: Any, finite: str = "", may_wait: bool = True
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        finite: str = "",
+        may_wait: bool = True,
+        processes: Alone = ALONE,
     ) -> tuple[Array, Array, Array | None]:
         """x, y and weights as checked device arrays; `finite` is what to call an x that is to be looked through."""
-        network, inputs = self._network, self._finite(x, finite) if finite else self._inputs(x)
+        network, inputs = self._network, self._finite(x, finite, processes) if finite else self._inputs(x)
         rows = len(inputs)
         if not rows:
             raise DataError("x is empty; at least one sample is needed")

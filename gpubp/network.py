@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.activations import bias_identity
+from gpubp.alone import ALONE, Alone
 from gpubp.backends import Backend
 from gpubp.backends.arguments import HALF
 from gpubp.buffers import Batch, Buffers
@@ -53,7 +54,7 @@ class Network:
         self.loss, self.targets = structure.loss, Targets(structure)
         self.arena = arena = Arena(backend, structure.sizes, structure.use_bias, structure.dtype)
         self.layers = [Dense(activation) for activation in structure.activations]
-        self.dropouts = [Dropout(rate, seed, layer) if rate else None for layer, rate in enumerate(structure.dropout)]
+        self.dropouts = _dropouts(structure, seed)
         masks = [None if mask is None else backend.asarray(mask, structure.dtype) for mask in structure.masks]
         zeros = partial(backend.zeros, dtype=structure.dtype)
         self.parameters = [
@@ -81,9 +82,14 @@ class Network:
         drawn = self.structure.initializer_of(layer).draw(np.random.default_rng([self.seed, 0, layer]), *shape)
         return drawn if mask is None else drawn * mask
 
-    def batch(self, rows: int, training: bool) -> Batch:
-        """The buffers for this many rows, as views kept from one call to the next."""
-        return self._buffers.batch(rows, training)
+    def batch(self, rows: int, training: bool, first: int = 0) -> Batch:
+        """The buffers for this many rows, as views kept from one call to the next; `first` as in Buffers."""
+        return self._buffers.batch(rows, training, first)
+
+    def reseed(self, seed: int) -> None:
+        """Draw masks and shuffles from another seed from now on."""
+        self.seed = seed
+        self.dropouts = _dropouts(self.structure, seed)
 
     def traced_batch(self, rows: int) -> Batch:
         """New buffers in which nothing is overwritten."""
@@ -120,13 +126,13 @@ class Network:
 
     def forward(self, x: Array, batch: Batch) -> Array:
         """The outputs, in the batch's own buffer."""
-        self._play("forward", batch, self._forward, (x,))
+        self.play("forward", batch, self._forward, (x,))
         return batch.layers[-1].y
 
     def _forward(self, batch: Batch, x: Array) -> None:
         self.layers[-1].forward(self.backend, batch.parameters[-1], self._hidden(x, batch), batch.layers[-1])
 
-    def _play(self, kind: Any, batch: Batch, step: Callable[..., None], slots: tuple[Any, ...]) -> None:
+    def play(self, kind: Any, batch: Batch, step: Callable[..., None], slots: tuple[Any, ...]) -> None:
         """step(batch, *slots), captured when this kind of it, with these settings, is first asked for."""
         kind = (kind, *self.settings())
         if kind not in batch.plays:
@@ -177,9 +183,15 @@ class Network:
     ) -> Array | float:
         """out ← C = Σ factor · ℓ, with the output layer's delta left in the batch; returns the samples' factors."""
         factor = self.factor(weights, len(x), batch)
+        self.cost_by(factor, x, targets, batch, out, keys)
+        return factor
+
+    def cost_by(
+        self, factor: Array | float, x: Array, targets: Array, batch: Batch, out: Array, keys: Keys = ()
+    ) -> None:
+        """out ← C = Σ factor · ℓ, with the output layer's delta left in the batch."""
         self.forward_with_loss(x, targets, factor, batch, keys)
         self.backend.beside(lambda: self.backend.run(weighted_sum, batch.losses, factor, out))
-        return factor
 
     def backward(
         self, batch: Batch, keys: Keys = (), input_grad: Array | None = None, folds: Sequence[Fold] = ()
@@ -217,18 +229,20 @@ class Network:
         learning_rate: float | None = None,
         clip_norm: float | None = None,
         total_weight: Array | None = None,
-    ) -> None:
-        """One training step on device arrays; writes the batch's cost, and Σ w where asked, into 0-d arrays."""
+    ) -> Batch:
+        """One training step on device arrays; writes the batch's cost, and Σ w where asked, into 0-d arrays.
+
+        The buffers that it was computed in come back.
+        """
         batch = self.batch(len(x), True)
         folding = self.folding(x, optimizer, clip_norm)
         keys, numbers = self.next_numbers(optimizer, folding, learning_rate)
-        if optimizer is not self._owner[0] or optimizer.state is not self._owner[1]:
-            self._forget_steps_of_others(optimizer)
         given = (weights, total_weight, clip_norm)
         stepping = (optimizer.kernel, optimizer.weight_decay > 0, folding is None)
         kind = (targets.ndim, *stepping, weights is None, total_weight is None, clip_norm is None)
         whole = partial(self.step, optimizer, folding, len(keys))
-        self._play(kind, batch, whole, (x, targets, cost, *given, *keys, *numbers))
+        self.play(kind, batch, whole, (x, targets, cost, *given, *keys, *numbers))
+        return batch
 
     def next_numbers(
         self, optimizer: Optimizer, folding: SGD | None, learning_rate: float | None
@@ -237,6 +251,8 @@ class Network:
         step, self.steps = self.steps, self.steps + 1
         keys = [dropout and dropout.key(step) for dropout in self.dropouts] if any(self.dropouts) else ()
         numbers = optimizer.begin(self.backend, self.arena, learning_rate)
+        if optimizer is not self._owner[0] or optimizer.state is not self._owner[1]:
+            self._forget_steps_of_others(optimizer)
         return keys, folding.folded(numbers) if folding else numbers
 
     def folding(self, x: Array, optimizer: Optimizer, clip_norm: float | None) -> SGD | None:
@@ -286,8 +302,8 @@ class Network:
             optimizer.step(self.backend, self.arena, *rest)
         batch.inputs[0] = None  # it is the caller's
 
-    def not_finite(self, cost: Array, rows: int) -> str | None:
-        """What the update of this many rows left that is not finite, in the order in which it was computed.
+    def not_finite(self, cost: Array, batch: Batch | None) -> str | None:
+        """What an update in these buffers left that is not finite, in the order in which it was computed.
 
         Waits for the device.
         """
@@ -303,7 +319,7 @@ class Network:
             f"layer {layer} of {len(self.layers)} ({dense.activation.name})"
             for layer, dense in enumerate(self.layers, 1)
         ]
-        for name, slot in zip(names, self.batch(rows, True).layers, strict=True):
+        for name, slot in zip(names, batch.layers if batch else (), strict=False):
             if bad(slot.y):
                 return f"the outputs of {name} are not finite"
         if bad(cost):
@@ -352,15 +368,23 @@ class Network:
         return outputs
 
     def score(
-        self, x: Array, targets: Array, weights: Array | None, table: dict[str, Callable[..., float]]
+        self,
+        x: Array,
+        targets: Array,
+        weights: Array | None,
+        table: dict[str, Callable[..., float]],
+        processes: Alone = ALONE,
     ) -> dict[str, float]:
-        """Loss and metrics of device arrays, dropout off."""
-        backend = self.backend
-        outputs = backend.empty((len(x), self.structure.sizes[-1]), self.dtype)
-        losses = backend.empty((len(x), 1), self.dtype)
-        for rows in self.chunks(len(x)):
-            batch = self.batch(rows.stop - rows.start, False)
-            self.forward_with_loss(x[rows], targets[rows], 1.0, batch)
+        """Loss and metrics of device arrays, dropout off; each process computes the outputs of its part of the rows."""
+        backend, own = self.backend, processes.part(len(x))
+        outputs = backend.empty((own.stop - own.start, self.structure.sizes[-1]), self.dtype)
+        losses = backend.empty((own.stop - own.start, 1), self.dtype)
+        for rows in self.chunks(len(outputs)):
+            batch, there = (
+                self.batch(rows.stop - rows.start, False),
+                slice(own.start + rows.start, own.start + rows.stop),
+            )
+            self.forward_with_loss(x[there], targets[there], 1.0, batch)
             backend.copy(batch.layers[-1].y, outputs[rows])
             backend.copy(batch.losses, losses[rows])
 
@@ -368,9 +392,14 @@ class Network:
             a = backend.to_numpy(a)
             return a if a.dtype == np.int64 else a.astype(np.float64)
 
-        t, o, sample_losses = host(targets), host(outputs), host(losses)[:, 0]
+        t, (o, sample_losses) = host(targets), (processes.rows_of_all(host(a), len(x)) for a in (outputs, losses))
+        sample_losses = sample_losses[:, 0]
         w = None if weights is None else host(weights)[:, 0]
         total = sample_losses.sum() if w is None else w @ sample_losses
         if self.loss.reduction == "mean":
             total /= max(len(x) if w is None else w.sum(), np.finfo(np.float64).tiny)
         return {"loss": float(total), **{name: metric(t, o, w) for name, metric in table.items()}}
+
+
+def _dropouts(structure: Structure, seed: int) -> list[Dropout | None]:
+    return [Dropout(rate, seed, layer) if rate else None for layer, rate in enumerate(structure.dropout)]

@@ -6,6 +6,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from gpubp.launcher import launch
+
 
 def facts() -> dict[str, Any]:
     """What there is to say of this processor."""
@@ -26,8 +28,12 @@ def facts() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may use, of what it shares with others of its launch its share."""
+    here = os.cpu_count() or 1
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else here
+    sharing = launch().local_size
+    apart = mine * sharing <= here  # each was given cores of its own
+    return mine if apart else max(1, mine // sharing)
 
 
 def name() -> str:

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpubp.alone import Alone
 from gpubp.callbacks import Callback
 from gpubp.errors import ModelFileError
 from gpubp.history import History
@@ -46,6 +47,7 @@ class Checkpoint(Callback):
         self.path, self.run = Path(path), run or {}
         self._state: dict[str, Any] | None = None  # what to resume
         self._vectors: dict[str, Any] = {}
+        self._writes = True
         self.history = History()  # of the training that the file knows of
         self._lines: list[str] = []  # that history as JSON, kept as to write it anew would take longer every epoch
         if resume and self.path.exists():
@@ -66,8 +68,16 @@ class Checkpoint(Callback):
             reason = "it is no checkpoint that gpubp wrote" if isinstance(error, LookupError) else error
             raise ModelFileError(f"cannot resume from {str(self.path)!r}: {reason}") from None
 
+    def share(self, processes: Alone) -> None:
+        """Resume in all processes from what rank 0 has read, which alone writes."""
+        held = self._state, self.run, self._vectors, self.history
+        self._state, self.run, self._vectors, self.history = processes.of_first(held)
+        self._writes = processes.rank == 0
+
     def write(self, trainer: "Trainer") -> None:
         """Replace the file by the present state, whole or not at all."""
+        if not self._writes:
+            return
         from safetensors.numpy import save
 
         network, optimizer, history = trainer.network, trainer.optimizer, trainer.history
@@ -91,8 +101,8 @@ class Checkpoint(Callback):
 
     def restore(self, trainer: "Trainer") -> None:
         """Put a trainer whose optimizer has its state ready where the file stands; where there was none, write it."""
-        for leftover in self.path.parent.glob(f".{escape(self.path.name)}.*"):  # of a write that a kill cut short
-            leftover.unlink(missing_ok=True)
+        for leftover in self.path.parent.glob(f".{escape(self.path.name)}.*") if self._writes else ():
+            leftover.unlink(missing_ok=True)  # of a write that a kill cut short
         self._lines.clear()
         if self._state is None:
             self.write(trainer)

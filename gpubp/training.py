@@ -3,33 +3,33 @@
 With it go schedules, validation, early stopping, callbacks, Ctrl-C and the diagnosis of divergence.
 """
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
-from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubp import callbacks as hooks
 from gpubp import metrics as metric_table
-from gpubp import schedules
+from gpubp import schedules, sharing
+from gpubp.alone import Alone
 from gpubp.callbacks import EarlyStopping
 from gpubp.checks import count, number
-from gpubp.data.arrays import as_weights, check_finite, chosen
+from gpubp.data.arrays import as_weights, chosen, not_finite
 from gpubp.data.batches import ArrayBatches, StreamBatches, Transformed
 from gpubp.data.split import split_rows
 from gpubp.epoch import Costs, Snapshot
 from gpubp.errors import DataError, DivergenceError
 from gpubp.history import History
+from gpubp.interruption import interruptible
 from gpubp.kernel import Array
 from gpubp.optimizers import Optimizer, squared_norm
 from gpubp.progress import Progress
 from gpubp.resident import ResidentEpochs
 from gpubp.resume import Checkpoint
+from gpubp.steps import ArrayPortions, Portions, SharedSteps, Steps
 
 if TYPE_CHECKING:
     from gpubp.mlp import MLP
@@ -58,8 +58,9 @@ class Trainer:
         transform: Callable[..., Any] | None,
         callbacks: Any,
         verbose: int,
+        processes: Alone,
     ) -> None:
-        self.net, self.network = net, net._network
+        self.net, self.network, self.processes = net, net._network, processes
         self.epochs = count("epochs", epochs)
         full = isinstance(batch_size, str) and batch_size == "full"
         self.batch_size = batch_size if full else count("batch_size", batch_size, ' or "full"')
@@ -70,14 +71,18 @@ class Trainer:
         self.metrics = metric_table.resolve(metrics, net._network.targets.task)
         self.callbacks = hooks.resolve(callbacks)
         self.checkpoint = next((each for each in self.callbacks if isinstance(each, Checkpoint)), None)
-        self.verbose = verbose
+        self.verbose = 0 if processes.rank else verbose
         self.history, self.best, self.step = History(), None, 0  # of this training, with what it resumes
         self.resident: ResidentEpochs | None = None  # where epochs run from the device
 
     def fit(self, x: Any, y: Any, sample_weight: Any, validation: Any) -> History:
         """Train, and return what happened."""
-        with self.net._lock, self.network.backend.active():
+        with self.net._lock, self.network.backend.active(), self.processes.together():
+            if self.processes.size > 1:
+                sharing.start_alike(self)
             train, held_out = self._prepare(x, y, sample_weight, validation)
+            if self.processes.size > 1:
+                sharing.check_data(self, train, held_out)
             return self._run(train, held_out)
 
     # -- data ----------------------------------------------------------------------------------------------------------
@@ -99,7 +104,7 @@ class Trainer:
                 )
             convert = partial(self.net._sample, may_wait=False)
             return StreamBatches(convert, x), self._held_out(validation)
-        inputs, targets, weights = self.net._sample(x, y, sample_weight, finite="x")
+        inputs, targets, weights = self.net._sample(x, y, sample_weight, finite="x", processes=self.processes)
         held_out: Arrays | None
         if isinstance(validation, int | float) and not isinstance(validation, bool):
             train, held_out = self._split((inputs, targets, weights), float(validation))
@@ -115,7 +120,7 @@ class Trainer:
                 "validation must be (x, y), (x, y, weights) or a fraction of the training rows (arrays only)"
             )
         x, y, weights = (*validation, None)[:3]
-        return self.net._sample(x, y, weights, finite="validation x")
+        return self.net._sample(x, y, weights, finite="validation x", processes=self.processes)
 
     def _split(self, arrays: Arrays, fraction: float) -> tuple[Arrays, Arrays]:
         backend, (x, targets, weights) = self.network.backend, arrays
@@ -153,15 +158,17 @@ class Trainer:
         factors = as_weights(table[labels], len(labels), network.backend, network.dtype)
         return x, targets, factors if weights is None else weights * factors
 
-    def _batches(self, train: Arrays | StreamBatches) -> ArrayBatches | StreamBatches | Transformed:
-        net = self.net
-        batches: ArrayBatches | StreamBatches
-        if isinstance(train, StreamBatches):
-            batches = train
-        else:
+    def _batches(self, train: Arrays | StreamBatches) -> Any:
+        net, processes = self.net, self.processes
+        if not isinstance(train, StreamBatches):
             size = len(train[0]) if self.batch_size == "full" else int(self.batch_size)
-            batches = ArrayBatches(self.network.backend, *train, size, self.shuffle, net.seed)
-        return batches if self.transform is None else Transformed(batches, self.transform, net._sample, net.seed)
+            arrays = partial(ArrayBatches, self.network.backend, *train, size, self.shuffle, net.seed)
+            if self.transform is None:
+                return arrays() if processes.size == 1 else ArrayPortions(arrays(processes), processes)
+        batches: Any = train if isinstance(train, StreamBatches) else arrays()
+        if self.transform is not None:
+            batches = Transformed(batches, self.transform, net._sample, net.seed)
+        return batches if processes.size == 1 else Portions(batches, processes)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -173,15 +180,22 @@ class Trainer:
         if self.early_stopping:
             self.early_stopping.start()
         if self.checkpoint:
+            self.checkpoint.share(self.processes)
             self.checkpoint.restore(self)
         if not any(map(hooks.looks_at_steps, self.callbacks)):
             self.resident = ResidentEpochs.of(network, batches, self.optimizer, self.clip_norm)
+        self.steps = self._stepping()
         history = self.history
         start = Snapshot(self)
         progress = Progress.of(self.verbose, self.net, self.epochs, len(batches))
         for callback in self.callbacks:
             callback.on_fit_begin(self.net)
-        with progress, interruptible() as interrupted:
+        with progress, interruptible() as pressed:
+
+            def interrupted() -> bool:
+                """Asked by all processes at the same places, as none may go on without the others."""
+                return self.processes.any(pressed())
+
             while history.stopped == "finished" and len(history) < self.epochs and not interrupted():
                 start.take()
                 began = time.perf_counter()
@@ -205,7 +219,7 @@ class Trainer:
                     "seconds": time.perf_counter() - began,
                     "samples_per_second": rows / (trained - began),
                 }
-                self._finish(record, progress)
+                self._finish(self.processes.of_first(record), progress)
             if interrupted():
                 history.stopped = "interrupted"
             elif self.best is not None and self.early_stopping and self.early_stopping.restore_best:
@@ -218,6 +232,8 @@ class Trainer:
     def _finish(self, record: dict[str, Any], progress: Progress) -> None:
         """Take note of an epoch that is done, and of whether it is to be the last."""
         network, history = self.network, self.history
+        if self.processes.size > 1:
+            sharing.check_parameters(self, record["epoch"])
         history.records.append(record)
         progress.epoch(record)
         network.epochs += 1
@@ -225,7 +241,7 @@ class Trainer:
             self.best = network.backend.copied(network.arena.parameters, self.best)
             history.best_epoch = record["epoch"]
         wishes = [callback.on_epoch_end(self.net, record) for callback in self.callbacks]
-        if any(isinstance(wish, bool | np.bool_) and wish for wish in wishes):
+        if self.processes.any(any(isinstance(wish, bool | np.bool_) and wish for wish in wishes)):
             history.stopped = "callback"
         elif self.early_stopping and self.early_stopping.exhausted:
             history.stopped = "early stopping"
@@ -250,14 +266,16 @@ class Trainer:
             rates = [self._rate(factor, self.step + step) for step in range(len(batches))]
             yield from self.resident.epoch(network.epochs, rates, costs)
             return
-        for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
-            cost, total_weight = costs.next(len(x), weights is not None)
-            network.update(
-                x, targets, weights, self.optimizer, cost, self._rate(factor, self.step), self.clip_norm, total_weight
-            )
+        for step, batch in enumerate(batches.epoch(network.epochs), 1):
+            cost, total_weight = costs.next(self.steps.rows(batch), batch[2] is not None)
+            self.steps.take(batch, cost, self._rate(factor, self.step), total_weight)
             for callback in self.callbacks:
                 callback.on_step_end(self.net, self.step + 1, cost.copy())
             yield step
+
+    def _stepping(self) -> Steps:
+        settings, adder = (self.network, self.optimizer, self.clip_norm), self.processes.adder(self.network.backend)
+        return SharedSteps(*settings, adder) if adder else Steps(*settings)
 
     def _rate(self, factor: Callable[[int], float] | None, step: int) -> float | None:
         return None if factor is None else self.optimizer.learning_rate * float(factor(step))
@@ -266,11 +284,11 @@ class Trainer:
         """Metrics after the epoch, with dropout off: of the training data where at hand, and of the validation data."""
         record: dict[str, float] = {}
         if self.metrics and not isinstance(train, StreamBatches):
-            record = {name: value for name, value in self.network.score(*train, self.metrics).items() if name != "loss"}
+            scores = self.network.score(*train, self.metrics, self.processes)
+            record = {name: value for name, value in scores.items() if name != "loss"}
         if held_out is not None:
-            record |= {
-                f"validation_{name}": value for name, value in self.network.score(*held_out, self.metrics).items()
-            }
+            scores = self.network.score(*held_out, self.metrics, self.processes)
+            record |= {f"validation_{name}": value for name, value in scores.items()}
         return record
 
     # -- divergence ----------------------------------------------------------------------------------------------------
@@ -292,15 +310,17 @@ class Trainer:
         network, step = self.network, 0
         found = "the replayed epoch was finite, so the batches or a transform are not reproducible"
         try:
-            for step, (x, targets, weights) in enumerate(batches.epoch(network.epochs), 1):
-                check_finite("x", x, network.backend.xp)  # from a transform or an iterable; arrays have been checked
+            for step, batch in enumerate(batches.epoch(network.epochs), 1):
+                bad_x = self.processes.of_all(not_finite("x", batch[0], network.backend.xp))
+                if any(bad_x):  # from a transform or an iterable; arrays have been checked
+                    found = f"at step {step} {next(filter(None, bad_x))}"
+                    break
                 cost = network.backend.empty((), network.dtype)
-                rate = self._rate(factor, self.step)
-                network.update(x, targets, weights, self.optimizer, cost, rate, self.clip_norm)
+                buffers = self.steps.take(batch, cost, self._rate(factor, self.step))
                 self.step += 1
-                culprit = network.not_finite(cost, len(x))
-                if culprit:
-                    found = f"at step {step} {culprit}"
+                culprits = self.processes.of_all(network.not_finite(cost, buffers))
+                if any(culprits):
+                    found = f"at step {step} {next(filter(None, culprits))}"
                     break
         except DataError as error:
             found = f"at step {step} {error}" if step else f"the epoch cannot be replayed to find the step ({error})"
@@ -311,45 +331,6 @@ class Trainer:
             f"Try a smaller learning rate (it was {self.optimizer.learning_rate:g}) or clip_norm=1.0, "
             "and check the scale of x"
         )
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag, so that training ends with a whole step; a second one interrupts as usual.
-
-    So too a SIGTERM for which the program has a handler that raises KeyboardInterrupt.
-    """
-    pressed, usual = threading.Event(), _interrupting()
-
-    def press(signum: int, frame: Any) -> None:
-        try:
-            usual[signum](signum, frame)
-        except KeyboardInterrupt:
-            pressed.set()
-            restore()
-
-    def restore() -> None:
-        for signum, handler in usual.items():
-            signal.signal(signum, handler)
-
-    for signum in usual:
-        signal.signal(signum, press)
-    try:
-        yield pressed.is_set
-    finally:
-        restore()
-
-
-def _interrupting() -> dict[int, Callable[[int, Any], Any]]:
-    """The handlers of signals that are to end a training: Python's own of Ctrl-C, and the program's of SIGTERM."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if handlers[signal.SIGINT] is not signal.default_int_handler:  # ignored, say, as in the background of a shell
-        del handlers[signal.SIGINT]
-    if not isfunction(handlers[signal.SIGTERM]):
-        del handlers[signal.SIGTERM]
-    return handlers
 
 
 def _optimizer(spec: Any, learning_rate: float | None, weight_decay: float) -> Optimizer:

@@ -272,7 +272,7 @@ def test_interrupted(tmp_path: Path, output: str) -> None:
 
 
 def test_interrupted_before_there_is_anything_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gpubp.cli.session.open_data", interrupt)

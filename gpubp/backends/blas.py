@@ -31,6 +31,10 @@ class Blas:
         """How many a product may take now, in the whole process."""
         return int(ctypes.CFUNCTYPE(ctypes.c_int)(self.get_threads)())
 
+    def limit(self, threads: int) -> None:
+        """Let a product take this many."""
+        ctypes.CFUNCTYPE(None, ctypes.c_int)(self.set_threads)(threads)
+
 
 def blas() -> Blas | None:
     """NumPy's own, whatever else the process has loaded; None where it is no OpenBLAS that can be called."""

@@ -15,6 +15,7 @@ import click
 
 from gpubp import __version__
 from gpubp.errors import DataError, DeviceError, GpubpError, ShapeError
+from gpubp.interruption import ENDING
 from gpubp.registry import did_you_mean
 
 EXIT_FAILURE, EXIT_DEVICE, EXIT_DATA, EXIT_SCORE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 3, 4, 5, 130, 143
@@ -42,10 +43,13 @@ class Group(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         from gpubp.cli.streams import complete_streams, give_up_streams
+        from gpubp.cli.together import together
 
         complete_streams()
+        given = args[0] if args else extra.get("args") or sys.argv[1:]
         try:
-            return super().main(*args, **extra)
+            with together(next(iter(given), None)):
+                return super().main(*args, **extra)
         except OSError as error:  # a full disk behind standard output: files have errors of their own
             what = error.filename or "cannot write to standard output"
             with suppress(OSError):
@@ -106,13 +110,13 @@ def main() -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """A SIGTERM. Python ends by SIGINT for every plain KeyboardInterrupt in an exec, caught or not."""
+    """A SIGTERM or SIGUSR1. Python ends by SIGINT for every plain KeyboardInterrupt in an exec, caught or not."""
 
 
 @contextmanager
 def terminable(ctx: click.Context) -> Iterator[None]:
-    """Let SIGTERM end what runs as Ctrl-C does, in good order, but for the exit code."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    """Let SIGTERM and SIGUSR1 end what runs as Ctrl-C does, in good order, but for the exit code."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -120,11 +124,14 @@ def terminable(ctx: click.Context) -> Iterator[None]:
         ctx.meta["gpubp.interrupted"] = EXIT_TERMINATED
         raise Terminated
 
-    signal.signal(signal.SIGTERM, terminate)
+    free = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    for number in free:
+        signal.signal(number, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def interrupted_code(ctx: click.Context) -> int:

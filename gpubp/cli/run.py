@@ -81,12 +81,13 @@ def abandon(folder: Path) -> None:
             RUNS.rmdir()
 
 
-def write_config(folder: Path, settings: dict[str, Any], net: "MLP") -> None:
+def write_config(folder: Path, settings: dict[str, Any], net: "MLP", processes: int) -> None:
     """Everything that decides what this run computes, and what it ran on."""
     import numpy as np
 
     versions = {"gpubp": __version__, "python": platform.python_version(), "numpy": np.__version__}
-    machine = {"device": net.device, "machine": platform.machine(), "system": platform.platform()}
+    machine: dict[str, Any] = {"device": net.device, "machine": platform.machine(), "system": platform.platform()}
+    machine |= {"processes": processes}
     structure = {"sizes": net.sizes, "parameters": net.parameter_count}
     config = {"settings": settings, "data": net.metadata["data"], "network": structure, "versions": versions, **machine}
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
@@ -98,11 +99,11 @@ class RunFiles(Callback):
     Both are begun when the checkpoint is there, so that a folder that holds one of them can be resumed from.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], history: History) -> None:
-        self.folder, self.settings, self.history = folder, settings, history
+    def __init__(self, folder: Path, settings: dict[str, Any], history: History, processes: int) -> None:
+        self.folder, self.settings, self.history, self.processes = folder, settings, history, processes
 
     def on_fit_begin(self, net: "MLP") -> None:
-        write_config(self.folder, self.settings, net)
+        write_config(self.folder, self.settings, net, self.processes)
         self.history.save(self.folder / HISTORY)
 
     def on_epoch_end(self, net: "MLP", record: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """What one training needs, from its settings alone: the data in its parts, prepared, and a network that fits them."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gpubp import MLP
+from gpubp.alone import Alone
 from gpubp.data.files import NAMES, Source, Table, open_data
 from gpubp.data.preprocessing import Preprocessing, task_of
 from gpubp.data.rows import too_large
@@ -31,30 +33,33 @@ class Session:
     test: tuple[Any, Any]
     batch_size: int | str
     epochs: int
+    processes: Alone  # that train together
 
     @classmethod
-    def prepare(cls, settings: dict[str, Any]) -> "Session":
-        source = open_data(settings["data"], settings["target"])
+    def prepare(cls, settings: dict[str, Any], processes: Alone) -> "Session":
+        """What rank 0 looks through as a whole, such as for means and digests, the other processes take from it."""
+        files = ("data", "val", "target")  # which may be called otherwise on another machine
+        processes.agree(**{name: value for name, value in settings.items() if name not in files})
+        source = _opened(processes, settings["data"], settings["target"])
         table = source.train
         task = task_of(table.y) if settings["task"] == "auto" else settings["task"]
         learned, held_out, test_rows = _split(settings, source, _labels(table, source, task))
-        known = Preprocessing.fit(
-            table.x, table.y, learned, task, peak=source.peak, features=source.features, target=source.target
-        )
-        other = open_data(settings["val"], source.target, source.features) if held_out is None else None
+        fit = partial(Preprocessing.fit, peak=source.peak, features=source.features, target=source.target)
+        known = processes.of_first(None if processes.rank else fit(table.x, table.y, learned, task))
+        other = _opened(processes, settings["val"], source.target, source.features) if held_out is None else None
         if other:
             _check_alike(known, other, settings["val"])
         validation = _part(known, other.train) if other else _part(known, table, held_out)
         test = _part(known, source.test) if source.test else _part(known, table, test_rows)
         train = _part(known, table, learned)
-        if not too_large(*(x.shape for x, _ in (train, validation, test))):
+        if not processes.any(too_large(*(x.shape for x, _ in (train, validation, test)))):
             train, validation, test = ((x.loaded(), y) for x, y in (train, validation, test))
         net = _network(settings, known)
         net.metadata = {"preprocessing": known.config(), "data": _data(settings, source, other, test_rows)}
         seen = len(learned) + (0 if held_out is None else len(held_out))
         batch_size = settings["batch_size"] or min(128, max(16, seen // 100))
         epochs = settings["epochs"] or _epochs(len(learned), batch_size)
-        return cls(source, known, net, train, validation, test, batch_size, epochs)
+        return cls(source, known, net, train, validation, test, batch_size, epochs, processes)
 
     def understood(self, settings: dict[str, Any]) -> str:
         """What is about to be trained, in two lines."""
@@ -63,6 +68,8 @@ class Session:
         target = f" of {known.target!r}" if known.target else ""
         settings = self.resolved(settings)
         device = "the CPU" if self.net.device == "cpu" else self.net.device
+        if self.processes.size > 1:
+            device = f"{self.processes.size} processes, rank 0 on {device}"
         return (
             f"{what}{target} from {self.net.sizes[0]} inputs: {rows[0]} rows to train, {rows[1]} to validate, "
             f"{rows[2]} to test\n{self.epochs} epochs in batches of {self.batch_size}, "
@@ -99,6 +106,11 @@ class Session:
             errors.add(self.preprocessing.values(y), self.preprocessing.values(self.net.forward(x)))
             scores |= errors.overall()
         return scores
+
+
+def _opened(processes: Alone, data: str, target: str | None, features: list[str] | None = None) -> Source:
+    source = open_data(data, target, features, trusted=processes.rank > 0)
+    return replace(source, sha256=processes.of_first(source.sha256))
 
 
 def _split(settings: dict[str, Any], source: Source, labels: Any) -> tuple[Any, Any, Any]:

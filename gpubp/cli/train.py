@@ -118,17 +118,16 @@ def command(
     --diagnose looks at deltas, gradients, updates and units of every layer after every epoch, on a few of the training
     rows, tells in words what it sees, and leaves diagnosis.png and diagnosis.json in the results folder.
     """
+    from gpubp.alone import processes as those_of_launch
     from gpubp.cli.run import CHECKPOINT, abandon, new_folder
     from gpubp.resume import Checkpoint
 
+    processes = those_of_launch()
+    leads = processes.rank == 0  # the others write nothing
     if resume:
         if out:
             raise click.UsageError("--out is for a new run; a resumed one stays in its folder", ctx)
-        if not os.path.lexists(resume / CHECKPOINT):
-            raise GpubpError(f"{str(resume)!r} holds no {CHECKPOINT}: there is nothing to resume; start it anew")
-        checkpoint = Checkpoint(resume / CHECKPOINT, resume=True)
-        if "settings" not in checkpoint.run:
-            raise GpubpError(f"the checkpoint in {str(resume)!r} was written from Python; resume it there")
+        checkpoint = processes.of_first(_opened(resume) if leads else None)
         settings = _resumed(ctx, settings, checkpoint.run["settings"])
     elif settings["data"] is None:
         raise click.UsageError("DATA is missing: digits, or a file such as flowers.csv", ctx)
@@ -139,27 +138,44 @@ def command(
     from gpubp.explain.diagnosis import Diagnosis
 
     data = settings["data"]
-    session = Session.prepare(settings)
+    session = Session.prepare(settings, processes)
     tell(quiet, session.source.chosen, session.understood(settings), verbose and _where(session.net))
     if not resume:
-        folder = new_folder(out, session.source.name)
+        folder = processes.of_first(new_folder(out, session.source.name) if leads else None)
         settings = session.portable(settings)
         checkpoint = Checkpoint(folder / CHECKPOINT, run={"settings": settings, "data": session.net.metadata["data"]})
     elif {**checkpoint.run["data"], "name": session.source.name} != session.net.metadata["data"]:
         raise DataError(f"{data!r} is not, or no longer, the file that {str(resume)!r} was trained on")
-    watch = Diagnosis(*session.watched()) if diagnose else None
+    watch = Diagnosis(*session.watched()) if diagnose and leads else None
     try:
         history = _train(session, checkpoint, settings, watch, verbose=not quiet)
     except BaseException as error:
-        if not resume:
+        if not resume and leads:
             abandon(folder)
         if watch and isinstance(error, DivergenceError):
             _say_why(watch, checkpoint.path.parent if resume or watch.records[1:] else None, as_json)
+        if isinstance(error, DivergenceError):
+            processes.of_first(None)  # which has written what it had to
         raise
-    _finish(session, checkpoint.path.parent, history, watch, data, as_json)
+    if leads:
+        _finish(session, checkpoint.path.parent, history, watch, data, as_json)
+    processes.of_first(None)
     tell(quiet, *_remarks(session, history, resumed=len(checkpoint.history)))
     if history.stopped == "interrupted":
         sys.exit(interrupted_code(ctx))
+
+
+def _opened(folder: Path) -> Any:
+    """The checkpoint in this folder of a run."""
+    from gpubp.cli.run import CHECKPOINT
+    from gpubp.resume import Checkpoint
+
+    if not os.path.lexists(folder / CHECKPOINT):
+        raise GpubpError(f"{str(folder)!r} holds no {CHECKPOINT}: there is nothing to resume; start it anew")
+    checkpoint = Checkpoint(folder / CHECKPOINT, resume=True)
+    if "settings" not in checkpoint.run:
+        raise GpubpError(f"the checkpoint in {str(folder)!r} was written from Python; resume it there")
+    return checkpoint
 
 
 def _resumed(ctx: click.Context, given: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +211,8 @@ def _train(
 ) -> "History":
     from gpubp.cli.run import RunFiles
 
-    files = RunFiles(checkpoint.path.parent, session.resolved(settings), checkpoint.history)
+    processes = session.processes
+    files = RunFiles(checkpoint.path.parent, session.resolved(settings), checkpoint.history, processes.size)
     return session.net.fit(
         *session.train,
         epochs=session.epochs,
@@ -208,7 +225,7 @@ def _train(
         early_stopping=settings["patience"],
         class_weight=settings["class_weight"],
         metrics="accuracy" if session.preprocessing.classes else "r2",
-        callbacks=[files, checkpoint, *([watch] if watch else [])],
+        callbacks=[*([] if processes.rank else [files]), checkpoint, *([watch] if watch else [])],
         verbose=int(verbose),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.alone import ALONE, Alone
 from gpubp.backends.base import Backend
 from gpubp.data.rows import Rows, too_large
 from gpubp.errors import DataError, DeviceError, ShapeError
@@ -149,28 +150,36 @@ def _reshape_hint(name: str, a: Any, width: int) -> str:
     return ""
 
 
-def check_finite(name: str, a: Any, xp: Any) -> None:
-    """Refuse NaN and infinity, naming the first place; waits for the device once."""
+def check_finite(name: str, a: Any, xp: Any, processes: Alone = ALONE) -> None:
+    """Refuse NaN and infinity, naming the first place; waits for the device once.
+
+    Of what has to be read from elsewhere each process reads its part.
+    """
     if isinstance(a, DeviceRows):
-        for part, chunk in a.rows.chunks():
+        for part, chunk in a.rows.chunks(processes.part(len(a))):
             _check_finite(name, chunk, np, part.start)
     else:
         _check_finite(name, a, xp)
 
 
 def _check_finite(name: str, a: Any, xp: Any, first_row: int = 0) -> None:
+    if found := not_finite(name, a, xp, first_row):
+        raise DataError(found)
+
+
+def not_finite(name: str, a: Any, xp: Any, first_row: int = 0) -> str | None:
+    """What of an array is not finite, and where; None if all is."""
     if bool(xp.isfinite(a.sum(dtype=xp.float64))):  # an infinity or a NaN anywhere makes the sum one
-        return
+        return None
     bad = ~xp.isfinite(a)
     count = int(bad.sum())
-    if count:
-        place = [int(i) for i in np.unravel_index(int(bad.argmax()), a.shape)]
-        numbers = [place[0] + first_row, *place[1:]]
-        where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), numbers, strict=False))
-        raise DataError(
-            f"{name} has {count} values that are not finite, the first in {where} ({float(a[tuple(place)])}); "
-            "remove or impute them first"
-        )
+    if not count:
+        return None
+    place = [int(i) for i in np.unravel_index(int(bad.argmax()), a.shape)]
+    numbers = [place[0] + first_row, *place[1:]]
+    where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), numbers, strict=False))
+    first = float(a[tuple(place)])
+    return f"{name} has {count} values that are not finite, the first in {where} ({first}); remove or impute them first"
 
 
 def as_weights(sample_weight: Any, rows: int, backend: Backend, dtype: str, may_wait: bool = True) -> Array | None:

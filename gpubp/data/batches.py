@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.alone import ALONE, Alone
 from gpubp.backends.base import Backend
 from gpubp.data.arrays import DeviceRows
 from gpubp.data.rows import Unread
@@ -22,20 +23,31 @@ Convert = Callable[[Any, Any, Any], DeviceBatch]  # from what a user gives to wh
 class ArrayBatches:
     """All rows once an epoch, `size` at a time; the last batch holds what is left.
 
-    The shuffle is a function of (seed, epoch) alone.
+    The shuffle is a function of (seed, epoch) alone. `processes` share each batch: only the part of this one is read.
     """
 
     def __init__(
-        self, backend: Backend, x: Array, targets: Array, weights: Array | None, size: int, shuffle: bool, seed: int
+        self,
+        backend: Backend,
+        x: Array,
+        targets: Array,
+        weights: Array | None,
+        size: int,
+        shuffle: bool,
+        seed: int,
+        processes: Alone = ALONE,
     ) -> None:
         self.columns = [x, targets] if weights is None else [x, targets, weights]
         self.backend, self.rows, self.size, self.seed = backend, len(x), min(size, len(x)), seed
+        self.processes = processes
+        own = processes.part(self.size)
+        self._own: int = own.stop - own.start  # rows of a whole batch that this process reads
         self.shuffle = shuffle and self.size < self.rows
         self.weighted = weights is not None
         self.streamed = [column for column in self.columns if isinstance(column, DeviceRows)]
         # One buffer for each column on the device, for as many batches as are gathered at once.
         self.buffers = {
-            place: backend.empty((self._abreast(column) * self.size, *column.shape[1:]), column.dtype)
+            place: backend.empty((self._abreast(column) * self._own, *column.shape[1:]), column.dtype)
             for place, column in enumerate(self.columns)
             if self.shuffle and not isinstance(column, DeviceRows)
         }
@@ -56,9 +68,12 @@ class ArrayBatches:
 
     def in_order(self, host_order: Any) -> Iterator[DeviceBatch]:
         """The batches of these row numbers; None takes the rows as they lie."""
+        parts = self._parts()
+        if host_order is not None and self.processes.size > 1:
+            host_order = np.concatenate([host_order[part] for part in parts])
+            starts = range(0, len(self) * self._own, self._own)  # of its own, one behind the other
+            parts = [slice(start, min(start + self._own, len(host_order))) for start in starts]
         order = None if host_order is None else self.backend.asarray(host_order, "int64")
-        starts = range(0, self.rows, self.size)
-        parts = [slice(start, min(start + self.size, self.rows)) for start in starts]
         arrivals = self._arrivals(parts if host_order is None else [host_order[part] for part in parts])
         for part, arrived in zip(parts, arrivals, strict=False):
             batch = [
@@ -66,6 +81,14 @@ class ArrayBatches:
                 for place, column in enumerate(self.columns)
             ]
             yield batch[0], batch[1], batch[2] if self.weighted else None
+
+    def _parts(self) -> list[slice]:
+        """Of each batch what this process reads."""
+        parts = []
+        for start in range(0, self.rows, self.size):
+            own = self.processes.part(min(self.size, self.rows - start))
+            parts.append(slice(start + own.start, start + own.stop))
+        return parts
 
     def _arrivals(self, choices: list[Any]) -> Iterator[list[Array]]:
         """For each batch what of it comes from the host, which is read while the device computes on the one before."""
@@ -77,7 +100,7 @@ class ArrayBatches:
     def _abreast(self, column: Array) -> int:
         """How many batches of a column are gathered at once."""
         width = int(prod(column.shape[1:]))
-        return min(max(1, GATHERED // (self.size * width)), len(self))
+        return min(max(1, GATHERED // (self._own * width)), len(self))
 
     def _chosen(self, place: int, part: slice, order: Array | None) -> Array:
         if order is None:

@@ -19,12 +19,17 @@ BINARY = {".npz", ".npy", ".parquet", ".gz"}  # suffixes of files that are told 
 
 
 def open_data(
-    data: str, target: str | None = None, features: list[str] | None = None, needs_target: bool = True
+    data: str,
+    target: str | None = None,
+    features: list[str] | None = None,
+    needs_target: bool = True,
+    trusted: bool = False,
 ) -> Source:
     """The samples behind a name, in a file or folder, or, with "-", in CSV on stdin.
 
     `target` is a column by name or number, or for inputs in .npy or IDX the file of the targets. `features` are the
-    columns that a model was trained on. Without `needs_target` only the inputs are read.
+    columns that a model was trained on. Without `needs_target` only the inputs are read. Files of arrays that are
+    `trusted`, as another process looks through them, are mapped without being read, and have no sha256.
     """
     if data in NAMES:
         _refuse_target(data, target, features)
@@ -32,18 +37,18 @@ def open_data(
     if data == "-":
         return csv_table.open_stdin(target, features, needs_target)
     try:
-        return _open_path(Path(data), target, features, needs_target)
+        return _open_path(Path(data), target, features, needs_target, trusted)
     except OSError as error:
         raise DataError(f"{error.filename or data} cannot be read: {error.strerror or error}") from None
 
 
-def _open_path(path: Path, target: str | None, features: list[str] | None, needs_target: bool) -> Source:
+def _open_path(path: Path, target: str | None, features: list[str] | None, needs_target: bool, trusted: bool) -> Source:
     if not os.path.lexists(path):
         bare = path.name == str(path) and not path.suffix
         raise DataError(f"{path}: there is no such file{f'; {did_you_mean(str(path), NAMES)}' if bare else ''}")
     kind = path.stat().st_mode
     if stat.S_ISDIR(kind):
-        return pairs.open_folder(path, _target_file(target, features), needs_target)
+        return pairs.open_folder(path, _target_file(target, features), needs_target, trusted)
     if not stat.S_ISREG(kind):
         raise DataError(f"{path} is no regular file; to read a pipe, give - and CSV on stdin")
     with path.open("rb") as file:
@@ -55,10 +60,10 @@ def _open_path(path: Path, target: str | None, features: list[str] | None, needs
         or idx.is_idx(start)
         or (start.startswith(idx.GZIP_MAGIC) and idx.is_gzipped_idx(path))
     ):
-        return pairs.open_pair(path, _target_file(target, features), needs_target)
+        return pairs.open_pair(path, _target_file(target, features), needs_target, trusted)
     if start.startswith(npz.MAGIC):
         _refuse_target(str(path), target, features)
-        return npz.open_npz(path, needs_target)
+        return npz.open_npz(path, needs_target, trusted)
     if start.startswith(parquet_table.MAGIC):
         return parquet_table.open_parquet(path, target, features, needs_target)
     if start.startswith(idx.GZIP_MAGIC):

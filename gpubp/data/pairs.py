@@ -22,19 +22,20 @@ IN_FOLDERS = (  # the files of inputs that a folder is searched for
 NOT_NAMES = {*PARTNERS, "train", "test", "t10k", "ubyte", "idx", "npy", "gz"}  # words that do not tell sets apart
 
 
-def open_pair(path: Path, target: str | None, needs_target: bool) -> Source:
+def open_pair(path: Path, target: str | None, needs_target: bool, trusted: bool) -> Source:
     """The inputs in `path`, the targets beside it or in the file `target`, and the test part beside a training part."""
     parts = [(path, _targets_of(path, target) if needs_target else None)]
     if target is None:
         parts += _test_part(path, needs_target)
     arrays = [(_named(x), None if y is None else _named(y)) for x, y in parts]
-    return as_source(_name(path), digest(*(file for part in parts for file in part if file)), arrays)
+    sha256 = "" if trusted else digest(*(file for part in parts for file in part if file))
+    return as_source(_name(path), sha256, arrays, trusted=trusted)
 
 
-def open_folder(folder: Path, target: str | None, needs_target: bool) -> Source:
+def open_folder(folder: Path, target: str | None, needs_target: bool, trusted: bool) -> Source:
     for name in IN_FOLDERS:
         if (folder / name).exists():
-            return open_pair(folder / name, target, needs_target)
+            return open_pair(folder / name, target, needs_target, trusted)
     raise DataError(f"{folder} is a folder without {', '.join(IN_FOLDERS[:3])}; give one of its files instead")
 
 

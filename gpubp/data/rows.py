@@ -11,9 +11,12 @@ from typing import Any, Self
 import numpy as np
 
 from gpubp.errors import DataError
+from gpubp.launcher import launch
 from gpubp.processor import cores
 
-IN_MEMORY = 512 << 20  # bytes: samples that take more than this stay where they are and are read a batch at a time
+IN_MEMORY = (
+    512 << 20
+)  # bytes: samples that take more of a machine's memory stay where they are and are read a batch at a time
 LEAST_PART, MOST_THREADS = 1 << 20, 8  # bytes that are worth a thread, and threads that saturate memory
 CHUNK_BYTES = 16 << 20  # about how much a pass over all rows holds at once
 
@@ -55,11 +58,12 @@ class Rows:
         """Some of these rows, still unread."""
         return type(self)(self.source, self.prepare, index if self.index is None else self.index[index])
 
-    def chunks(self) -> Iterator[tuple[slice, Any]]:
-        """All rows, some megabytes at a time: (their numbers, their values)."""
+    def chunks(self, part: slice | None = None) -> Iterator[tuple[slice, Any]]:
+        """All rows, or a part of them, some megabytes at a time: (their numbers, their values)."""
+        first, end, _ = (part or slice(None)).indices(len(self))
         step = max(1, CHUNK_BYTES // (8 * max(1, self.shape[1])))
-        for start in range(0, len(self), step):
-            rows = slice(start, min(start + step, len(self)))
+        for start in range(first, end, step):
+            rows = slice(start, min(start + step, end))
             yield rows, self[rows]
 
     def loaded(self, dtype: str = "float32") -> Any:
@@ -117,5 +121,5 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
 
 
 def too_large(*shapes: tuple[int, ...], dtype: str = "float32") -> bool:
-    """Whether arrays of these shapes would together take more than IN_MEMORY."""
-    return sum(map(prod, shapes)) * np.dtype(dtype).itemsize > IN_MEMORY
+    """Whether arrays of these shapes would together take more than this process's share of IN_MEMORY."""
+    return sum(map(prod, shapes)) * np.dtype(dtype).itemsize > IN_MEMORY // launch().local_size

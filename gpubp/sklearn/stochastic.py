@@ -14,11 +14,11 @@ from sklearn.exceptions import ConvergenceWarning
 from gpubp import schedules
 from gpubp.data.batches import ArrayBatches
 from gpubp.errors import DataError
+from gpubp.interruption import interruptible
 from gpubp.optimizers import squared_norm
 from gpubp.sklearn.machine import Machine, Samples
 from gpubp.sklearn.steps import before_step, change_rate
 from gpubp.sklearn.tasks import Tasks
-from gpubp.training import interruptible
 
 FIT = 7  # the caller of fit, counted from a function that _fit_stochastic calls: whom a warning is about
 

@@ -1,0 +1,231 @@
+"""Processes that train one network together: what they agree on, what they add up, and how all end when one fails.
+
+MPI carries what passes between them, by mpi4py, and NCCL the gradients of GPUs; docs/scaling.md tells how it is used.
+"""
+
+import functools
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from gpubp import ending
+from gpubp.alone import ALONE, COMMUNICATOR, Alone
+from gpubp.backends import nccl
+from gpubp.backends.base import Backend
+from gpubp.backends.blas import blas
+from gpubp.errors import DataError, DeviceError
+from gpubp.kernel import Array
+from gpubp.launcher import launch
+from gpubp.processor import cores
+
+INSTALL = "pip install 'gpubp[mpi]'"
+BY_ITSELF = "let each train by itself, by GPUBP_DISTRIBUTED=off"
+PATIENCE = 30.0  # seconds of waiting for the others until that is said
+POLL = 0.002
+
+
+class Processes(Alone):
+    """Those of an MPI communicator; all of them make this object."""
+
+    def __init__(self, communicator: Any) -> None:
+        self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
+        self._mpi = mpi()
+        self._await(communicator.Ibarrier())
+        self._own, self._ends = communicator.Dup(), communicator.Dup()  # apart from what a program sends on it
+
+    # -- what they agree on --------------------------------------------------------------------------------------------
+
+    def of_all(self, value: Any) -> list[Any]:
+        values: list[Any] = self._own.allgather(value)
+        return values
+
+    def of_first(self, value: Any) -> Any:
+        return self._own.bcast(value)
+
+    def any(self, flag: bool) -> bool:
+        here = np.array([flag], np.int8)
+        self._own.Allreduce(self._mpi.IN_PLACE, here, self._mpi.MAX)
+        return bool(here[0])
+
+    def rows_of_all(self, part: Any, rows: int) -> Any:
+        out = np.empty((rows, *part.shape[1:]), part.dtype)
+        counts = [out[each].size for each in self.parts(rows)]
+        self._own.Allgatherv(np.ascontiguousarray(part), [out, counts])
+        return out
+
+    def agree(self, **facts: Any) -> None:
+        of_all = self.of_all(facts)
+        for name in dict.fromkeys(name for each in of_all for name in each):
+            values = [each.get(name) for each in of_all]
+            for rank, value in enumerate(values):
+                if value != values[0]:
+                    raise DataError(
+                        f"processes that train together must be given the same, but {name} is {values[0]} in rank 0 "
+                        f"and {value} in rank {rank}; give all the same, or {BY_ITSELF}"
+                    )
+
+    def meet(self) -> None:
+        """Wait for all, and say so where that takes long."""
+        self._await(self._own.Ibarrier())
+
+    def _await(self, request: Any) -> None:
+        began, told = time.monotonic(), False
+        while not request.Test():
+            if not told and time.monotonic() - began > PATIENCE:
+                told = True
+                print(
+                    f"rank {self.rank} of {self.size} has waited {PATIENCE:g} s for the others to train with it; "
+                    f"{BY_ITSELF}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            time.sleep(POLL)
+
+    # -- what they add up ----------------------------------------------------------------------------------------------
+
+    def adder(self, backend: Backend) -> "Adder":
+        """What adds up vectors of this backend: NCCL where each process has a GPU of its own, else MPI on the host."""
+        reason = nccl.why_not(backend)
+        where = None if reason else (self._mpi.Get_processor_name(), nccl.gpu(backend))
+        found = self.of_all((reason, where))
+        reasons = [reason for reason, _ in found if reason]
+        if not reasons and len({where for _, where in found}) < self.size:
+            reasons = ["several processes share a GPU"]
+        if reasons:
+            return Adder(self._own, backend, f"by MPI, through host memory: {reasons[0]}")
+        identifier = self.of_first(None if self.rank else nccl.new_identifier())
+        return NcclAdder(self._own, backend, "by NCCL", nccl.Nccl(identifier, self.rank, self.size))
+
+    # -- how they end --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if not self.supervised and not self.all_fail():
+                print(f"rank {self.rank} of {self.size} fails, and with it all:", file=sys.stderr)
+                traceback.print_exception(error)
+                ending.abort(1)
+            raise
+
+    def all_fail(self) -> bool:
+        """Asked by a process that fails: whether the others do as well, so that all can end in good order."""
+        request, end = self._ends.Ibarrier(), time.monotonic() + ending.GRACE
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(POLL)
+        return True
+
+
+class Adder:
+    """Adds up vectors by MPI."""
+
+    def __init__(self, communicator: Any, backend: Backend, how: str) -> None:
+        self._communicator, self._backend, self.how = communicator, backend, how
+        self._in_place = mpi().IN_PLACE
+
+    def add(self, vector: Array) -> None:
+        """vector ← Σ over all processes, with the same bits in each."""
+        host = self._backend.to_numpy(vector)
+        self._communicator.Allreduce(self._in_place, host)
+        if host is not vector:
+            self._backend.copy(self._backend.asarray(host, host.dtype), vector)
+
+
+class NcclAdder(Adder):
+    """Adds up vectors by NCCL, without waiting for the device."""
+
+    def __init__(self, communicator: Any, backend: Backend, how: str, library: nccl.Nccl) -> None:
+        super().__init__(communicator, backend, how)
+        self._library = library
+
+    def add(self, vector: Array) -> None:
+        self._library.add(vector)
+
+
+@contextmanager
+def using(communicator: Any) -> Iterator[None]:
+    """Let each `fit` within train in the processes of an mpi4py communicator, which all have to call it.
+
+    None is this process alone, and "auto", as without this, all that an MPI launcher started.
+
+    >>> import gpubp
+    >>> net = gpubp.MLP([1, 1], output="identity", seed=0)
+    >>> with using(None):  # whatever the other processes do
+    ...     history = net.fit([[1.0]], [2.0], epochs=2, verbose=0)
+    >>> len(history)
+    2
+    """
+    before = COMMUNICATOR.set(communicator)
+    try:
+        yield
+    finally:
+        COMMUNICATOR.reset(before)
+
+
+def resolve(communicator: Any) -> Alone:
+    """The processes of "auto", all that a launcher started; of None, this one; or of an mpi4py communicator."""
+    if communicator is None:
+        return ALONE
+    if isinstance(communicator, str) and communicator == "auto":
+        return world()
+    if not hasattr(communicator, "Allreduce") or not hasattr(communicator, "Dup"):
+        raise DataError(f'a communicator of mpi4py, None or "auto" is needed, got {communicator!r}')
+    return Processes(communicator) if communicator.Get_size() > 1 else ALONE
+
+
+def wanted() -> bool:
+    """Whether a launcher started several processes that are to train together."""
+    setting = os.environ.get("GPUBP_DISTRIBUTED", "auto")
+    if setting not in ("auto", "off"):
+        raise DataError(f"GPUBP_DISTRIBUTED must be 'auto' or 'off', got {setting!r}")
+    return setting == "auto" and launch().size > 1
+
+
+def world() -> Alone:
+    """All processes that an MPI launcher started; this one alone where there are no others.
+
+    Raises DeviceError where there are others that cannot be reached.
+    """
+    return _world() if wanted() else ALONE
+
+
+@functools.cache
+def _world() -> Processes:
+    started, communicator = launch().size, mpi().COMM_WORLD
+    if communicator.Get_size() != started:
+        raise DeviceError(
+            f"a launcher started {started} processes, but {library()} finds {communicator.Get_size()}: they belong to "
+            f"different installations; use the mpiexec of that one, or {BY_ITSELF}"
+        )
+    processes = Processes(communicator)
+    found = blas()
+    if found and "OPENBLAS_NUM_THREADS" not in os.environ and "OMP_NUM_THREADS" not in os.environ:
+        found.limit(min(found.threads(), cores()))
+    ending.know(processes)
+    return processes
+
+
+def mpi() -> Any:
+    """The module mpi4py.MPI, which starts MPI; DeviceError where it or an MPI library is missing."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # the latter where no MPI library is found
+        raise DeviceError(
+            f"several processes were started, but they cannot reach each other ({error}); {INSTALL}, or {BY_ITSELF}"
+        ) from None
+    return MPI
+
+
+def library() -> str:
+    """The MPI library, by name and version."""
+    text = mpi().Get_library_version().replace("\0", "").split("\n")[0]
+    return " ".join(text.replace("Version:", "").replace(",", "").split()[:4])

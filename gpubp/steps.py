@@ -1,0 +1,154 @@
+"""The steps of a training: each on a whole batch, or on this process's rows of a batch that several processes share."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from gpubp.alone import Alone
+from gpubp.buffers import Batch
+from gpubp.data.batches import DeviceBatch
+from gpubp.errors import DataError
+from gpubp.kernel import Array
+from gpubp.losses import weight_factor, weight_sum
+from gpubp.network import Network
+from gpubp.optimizers import Optimizer, clip_by_norm
+
+if TYPE_CHECKING:
+    from gpubp.distributed import Adder
+
+
+class Portion(NamedTuple):
+    """This process's rows of a batch."""
+
+    x: Array
+    targets: Array
+    weights: Array | None
+    first: int  # the number, in the batch, of the first of them
+    whole: int  # how many rows the batch has
+
+
+class Epochs(Protocol):
+    """What gives the batches of each epoch."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int) -> Iterator[DeviceBatch]: ...
+
+
+class Steps:
+    """Those of one process."""
+
+    def __init__(self, network: Network, optimizer: Optimizer, clip_norm: float | None) -> None:
+        self.network, self.optimizer, self.clip_norm = network, optimizer, clip_norm
+
+    def rows(self, batch: Any) -> int:
+        return len(batch[0])
+
+    def take(self, batch: Any, cost: Array, rate: float | None, total: Array | None = None) -> Batch | None:
+        """One step; writes the batch's cost, and Σ w where asked, into 0-d arrays. The buffers used come back."""
+        x, targets, weights = batch
+        return self.network.update(x, targets, weights, self.optimizer, cost, rate, self.clip_norm, total)
+
+
+class SharedSteps(Steps):
+    """Those of several processes: each has the gradients of its rows, which are then added up.
+
+    With C = Σ w ℓ / Σ w over the whole batch, a process computes Σ w ℓ and its gradients over its rows; one sum over
+    the processes, of all gradients, Σ w ℓ and Σ w, and a division by the latter give every process the same step.
+    Without weights the factor 1 / N of each row is known beforehand, and nothing is left to divide by.
+    """
+
+    def __init__(self, network: Network, optimizer: Optimizer, clip_norm: float | None, adder: "Adder") -> None:
+        super().__init__(network, optimizer, clip_norm)
+        self.adder, sums, end = adder, network.arena.sums, len(network.arena.gradients)
+        self._sums, self._dividends = sums, sums[: end + 1]
+        self._cost, self._total = sums[end, ...], sums[end + 1, ...]
+        self._mean = network.loss.reduction == "mean"
+
+    def rows(self, batch: Portion) -> int:
+        return batch.whole
+
+    def take(self, batch: Portion, cost: Array, rate: float | None, total: Array | None = None) -> Batch | None:
+        network, rows, weights = self.network, len(batch.x), batch.weights
+        keys, numbers = network.next_numbers(self.optimizer, None, rate)
+        buffers = network.batch(rows, True, batch.first) if rows else None
+        if buffers is None:  # the last batch has fewer rows than there are processes
+            self._sums.fill(0)
+        else:
+            kind = ("gradients", batch.targets.ndim, weights is None)
+            factor = weights if weights is not None else 1 / batch.whole if self._mean else 1.0
+            summed = None if weights is None else self._total
+            slots = (batch.x, batch.targets, factor, self._cost, summed, *keys)
+            network.play(kind, buffers, self._gradients, slots)
+        self.adder.add(self._sums)
+        self._descend(weights is not None and self._mean, numbers)
+        network.backend.copy(self._cost, cost)
+        if total is not None:
+            network.backend.copy(self._total, total)
+        return buffers
+
+    def _gradients(
+        self, buffers: Batch, x: Array, targets: Array, factor: Any, cost: Array, summed: Array | None, *keys: Any
+    ) -> None:
+        """Of this process's rows: all gradients, its part of the cost and, where there are weights, their sum."""
+        network = self.network
+        network.cost_by(factor, x, targets, buffers, cost, keys)
+        if summed is not None:
+            network.backend.run(weight_sum, factor, summed)
+        network.backward(buffers, keys)
+        buffers.inputs[0] = None  # it is the caller's
+
+    def _descend(self, divided: bool, numbers: tuple[float, ...]) -> None:
+        """The optimizer's step along the gradients of the whole batch."""
+        network = self.network
+        if divided:
+            network.backend.run(weight_factor, self._dividends, self._total, self._dividends)
+        if self.clip_norm is not None:
+            clip_by_norm(network.backend, network.arena, self.clip_norm)
+        self.optimizer.step(network.backend, network.arena, *numbers)
+
+
+class Portions:
+    """This process's rows of batches that it reads as a whole: from an iterable, or from a transform."""
+
+    def __init__(self, batches: Epochs, processes: Alone) -> None:
+        self.batches, self.processes = batches, processes
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int) -> Iterator[Portion]:
+        batches = iter(self.batches.epoch(epoch))
+        while True:
+            batch = next(batches, None)
+            rows = 0 if batch is None else len(batch[0])
+            self._check(rows)
+            if batch is None:
+                return
+            part = self.processes.part(rows)
+            x, targets, weights = (None if column is None else column[part] for column in batch)
+            yield Portion(x, targets, weights, part.start, rows)
+
+    def _check(self, rows: int) -> None:
+        """Nobody may wait for a step that another process does not take."""
+        of_all = self.processes.of_all(rows)
+        if len(set(of_all)) > 1:
+            told = ", ".join(
+                f"{count} rows in rank {rank}" if count else f"none in rank {rank}" for rank, count in enumerate(of_all)
+            )
+            raise DataError(f"processes that train together must be given the same batches, but one has {told}")
+
+
+class ArrayPortions:
+    """This process's rows of the batches of arrays, of which it reads no others."""
+
+    def __init__(self, batches: Any, processes: Alone) -> None:
+        self.batches, self.processes = batches, processes
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int) -> Iterator[Portion]:
+        for step, batch in enumerate(self.batches.epoch(epoch)):
+            whole = self.batches.size_of(step)
+            x, targets, weights = batch
+            yield Portion(x, targets, weights, self.processes.part(whole).start, whole)
