@@ -4,7 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from gpubp.launcher import launch
+from gpubp.launcher import shared
 
 __version__ = "0.1.0"
 
@@ -27,5 +27,5 @@ def __dir__() -> list[str]:
     return sorted(["__version__", *__getattr__("__all__")])
 
 
-if launch().size > 1:
+if shared():
     import_module("gpubp.ending").end_together()

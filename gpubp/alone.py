@@ -1,17 +1,19 @@
 """One process that trains a network by itself: what `gpubp.distributed.Processes` is for several."""
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any
 
-from gpubp.launcher import launch
+from gpubp.launcher import shared
 
 
 class Alone:
     """All that there is to agree on is what this process knows."""
 
     rank, size = 0, 1
+    host = platform.node()
     supervised = False  # whether somebody else sees to it that all end when one fails
 
     def part(self, rows: int) -> slice:
@@ -61,7 +63,7 @@ COMMUNICATOR: ContextVar[Any] = ContextVar("communicator", default="auto")  # wh
 
 def processes() -> Alone:
     """Those that are to train together; MPI is not even looked for where no launcher is at work."""
-    if (chosen := COMMUNICATOR.get()) is None or (chosen == "auto" and launch().size == 1):
+    if (chosen := COMMUNICATOR.get()) is None or (chosen == "auto" and not shared()):
         return ALONE
     from gpubp.distributed import resolve
 

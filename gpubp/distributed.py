@@ -21,7 +21,7 @@ from gpubp.backends.base import Backend
 from gpubp.backends.blas import blas
 from gpubp.errors import DataError, DeviceError
 from gpubp.kernel import Array
-from gpubp.launcher import launch
+from gpubp.launcher import launch, shared
 from gpubp.processor import cores
 
 INSTALL = "pip install 'gpubp[mpi]'"
@@ -38,6 +38,7 @@ class Processes(Alone):
         self._mpi = mpi()
         self._await(communicator.Ibarrier())
         self._own, self._ends = communicator.Dup(), communicator.Dup()  # apart from what a program sends on it
+        self._nccl: dict[str, nccl.Nccl] = {}  # by GPU
 
     # -- what they agree on --------------------------------------------------------------------------------------------
 
@@ -92,15 +93,17 @@ class Processes(Alone):
     def adder(self, backend: Backend) -> "Adder":
         """What adds up vectors of this backend: NCCL where each process has a GPU of its own, else MPI on the host."""
         reason = nccl.why_not(backend)
-        where = None if reason else (self._mpi.Get_processor_name(), nccl.gpu(backend))
-        found = self.of_all((reason, where))
-        reasons = [reason for reason, _ in found if reason]
-        if not reasons and len({where for _, where in found}) < self.size:
+        gpu = "" if reason else nccl.gpu(backend)
+        found = self.of_all((reason, self.host, gpu))
+        reasons = [reason for reason, *_ in found if reason]
+        if not reasons and len({tuple(place) for _, *place in found}) < self.size:
             reasons = ["several processes share a GPU"]
         if reasons:
             return Adder(self._own, backend, f"by MPI, through host memory: {reasons[0]}")
-        identifier = self.of_first(None if self.rank else nccl.new_identifier())
-        return NcclAdder(self._own, backend, "by NCCL", nccl.Nccl(identifier, self.rank, self.size))
+        if self.any(gpu not in self._nccl):
+            identifier = self.of_first(None if self.rank else nccl.new_identifier())
+            self._nccl[gpu] = nccl.Nccl(identifier, self.rank, self.size)
+        return NcclAdder(self._own, backend, "by NCCL, on the GPUs", self._nccl[gpu])
 
     # -- how they end --------------------------------------------------------------------------------------------------
 
@@ -179,15 +182,22 @@ def resolve(communicator: Any) -> Alone:
         return world()
     if not hasattr(communicator, "Allreduce") or not hasattr(communicator, "Dup"):
         raise DataError(f'a communicator of mpi4py, None or "auto" is needed, got {communicator!r}')
-    return Processes(communicator) if communicator.Get_size() > 1 else ALONE
+    return _of(communicator) if communicator.Get_size() > 1 else ALONE
 
 
-def wanted() -> bool:
-    """Whether a launcher started several processes that are to train together."""
-    setting = os.environ.get("GPUBP_DISTRIBUTED", "auto")
-    if setting not in ("auto", "off"):
-        raise DataError(f"GPUBP_DISTRIBUTED must be 'auto' or 'off', got {setting!r}")
-    return setting == "auto" and launch().size > 1
+def _of(communicator: Any) -> Processes:
+    """What MPI keeps with the communicator from its first use on, and lets go with it."""
+    key = _keyval()
+    processes: Processes | None = communicator.Get_attr(key)
+    if processes is None:
+        processes = Processes(communicator)
+        communicator.Set_attr(key, processes)
+    return processes
+
+
+@functools.cache
+def _keyval() -> int:
+    return int(mpi().Comm.Create_keyval())
 
 
 def world() -> Alone:
@@ -195,7 +205,10 @@ def world() -> Alone:
 
     Raises DeviceError where there are others that cannot be reached.
     """
-    return _world() if wanted() else ALONE
+    setting = os.environ.get("GPUBP_DISTRIBUTED", "auto")
+    if setting not in ("auto", "off"):
+        raise DataError(f"GPUBP_DISTRIBUTED must be 'auto' or 'off', got {setting!r}")
+    return _world() if shared() else ALONE
 
 
 @functools.cache
@@ -206,7 +219,7 @@ def _world() -> Processes:
             f"a launcher started {started} processes, but {library()} finds {communicator.Get_size()}: they belong to "
             f"different installations; use the mpiexec of that one, or {BY_ITSELF}"
         )
-    processes = Processes(communicator)
+    processes = _of(communicator)
     found = blas()
     if found and "OPENBLAS_NUM_THREADS" not in os.environ and "OMP_NUM_THREADS" not in os.environ:
         found.limit(min(found.threads(), cores()))

@@ -31,6 +31,11 @@ def launch() -> Launch:
     return Launch(size, _first(RANK, 0), _first(LOCAL_SIZE, 1), _first(LOCAL_RANK, 0)) if size > 1 else Launch()
 
 
+def shared() -> bool:
+    """Whether there are several processes, which are to train together."""
+    return launch().size > 1 and os.environ.get("GPUBP_DISTRIBUTED") != "off"
+
+
 def _first(names: tuple[str, ...], default: int) -> int:
     found = (re.match("[0-9]{1,9}", os.environ.get(name, "")) for name in names)
     return next((int(match[0]) for match in found if match), default)

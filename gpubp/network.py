@@ -302,10 +302,10 @@ class Network:
             optimizer.step(self.backend, self.arena, *rest)
         batch.inputs[0] = None  # it is the caller's
 
-    def not_finite(self, cost: Array, batch: Batch | None) -> str | None:
-        """What an update in these buffers left that is not finite, in the order in which it was computed.
+    def not_finite(self, cost: Array, batch: Batch | None) -> tuple[int, str] | None:
+        """What an update left that is not finite: the first in the order in which it was computed, and its place there.
 
-        Waits for the device.
+        `batch` is what the update was computed in; None where this process had none of its rows. Waits for the device.
         """
 
         def bad(a: Array) -> bool:
@@ -319,15 +319,16 @@ class Network:
             f"layer {layer} of {len(self.layers)} ({dense.activation.name})"
             for layer, dense in enumerate(self.layers, 1)
         ]
-        for name, slot in zip(names, batch.layers if batch else (), strict=False):
-            if bad(slot.y):
-                return f"the outputs of {name} are not finite"
-        if bad(cost):
-            return f"the loss ({self.loss.name}) is not finite"
-        for name, params in zip(names, self.parameters, strict=True):
-            if bad(params.weight) or bad(params.bias):
-                return f"the gradient step made the parameters of {name} not finite"
-        return None
+        outputs = [[slot.y] for slot in batch.layers] if batch else [[] for _ in names]
+        computed = [
+            *((f"the outputs of {name} are not finite", arrays) for name, arrays in zip(names, outputs, strict=True)),
+            (f"the loss ({self.loss.name}) is not finite", [cost]),
+            *(
+                (f"the gradient step made the parameters of {name} not finite", [params.weight, params.bias])
+                for name, params in zip(names, self.parameters, strict=True)
+            ),
+        ]
+        return next(((place, told) for place, (told, arrays) in enumerate(computed) if any(map(bad, arrays))), None)
 
     def trace(self, x: Array, targets: Array, weights: Array | None) -> Backprop:
         """One pass forward and back that keeps everything, in buffers of its own; dropout off."""

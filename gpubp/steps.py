@@ -1,6 +1,7 @@
 """The steps of a training: each on a whole batch, or on this process's rows of a batch that several processes share."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gpubp.alone import Alone
@@ -70,21 +71,22 @@ class SharedSteps(Steps):
     def take(self, batch: Portion, cost: Array, rate: float | None, total: Array | None = None) -> Batch | None:
         network, rows, weights = self.network, len(batch.x), batch.weights
         keys, numbers = network.next_numbers(self.optimizer, None, rate)
-        buffers = network.batch(rows, True, batch.first) if rows else None
-        if buffers is None:  # the last batch has fewer rows than there are processes
-            self._sums.fill(0)
-        else:
-            kind = ("gradients", batch.targets.ndim, weights is None)
+        buffers = network.batch(max(rows, 1), True, batch.first)
+        if rows:
             factor = weights if weights is not None else 1 / batch.whole if self._mean else 1.0
             summed = None if weights is None else self._total
             slots = (batch.x, batch.targets, factor, self._cost, summed, *keys)
-            network.play(kind, buffers, self._gradients, slots)
+            network.play(("gradients", batch.targets.ndim, weights is None), buffers, self._gradients, slots)
+        else:  # the last batch has fewer rows than there are processes
+            self._sums.fill(0)
         self.adder.add(self._sums)
-        self._descend(weights is not None and self._mean, numbers)
+        divided, clipped = weights is not None and self._mean, self.clip_norm is not None
+        kind = ("descent", divided, clipped, self.optimizer.kernel, self.optimizer.weight_decay > 0)
+        network.play(kind, buffers, partial(self._descend, divided), (self.clip_norm, *numbers))
         network.backend.copy(self._cost, cost)
         if total is not None:
             network.backend.copy(self._total, total)
-        return buffers
+        return buffers if rows else None
 
     def _gradients(
         self, buffers: Batch, x: Array, targets: Array, factor: Any, cost: Array, summed: Array | None, *keys: Any
@@ -97,13 +99,13 @@ class SharedSteps(Steps):
         network.backward(buffers, keys)
         buffers.inputs[0] = None  # it is the caller's
 
-    def _descend(self, divided: bool, numbers: tuple[float, ...]) -> None:
+    def _descend(self, divided: bool, _: Batch, clip_norm: float | None, *numbers: float) -> None:
         """The optimizer's step along the gradients of the whole batch."""
         network = self.network
         if divided:
             network.backend.run(weight_factor, self._dividends, self._total, self._dividends)
-        if self.clip_norm is not None:
-            clip_by_norm(network.backend, network.arena, self.clip_norm)
+        if clip_norm is not None:
+            clip_by_norm(network.backend, network.arena, clip_norm)
         self.optimizer.step(network.backend, network.arena, *numbers)
 
 

@@ -320,7 +320,7 @@ class Trainer:
                 self.step += 1
                 culprits = self.processes.of_all(network.not_finite(cost, buffers))
                 if any(culprits):
-                    found = f"at step {step} {next(filter(None, culprits))}"
+                    found = f"at step {step} {min(filter(None, culprits))[1]}"
                     break
         except DataError as error:
             found = f"at step {step} {error}" if step else f"the epoch cannot be replayed to find the step ({error})"

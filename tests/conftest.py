@@ -32,6 +32,19 @@ def no_cuda_toolchain() -> str | None:
     return None
 
 
+def no_mpi() -> str | None:
+    try:
+        from mpi4py import MPI  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # the latter where there is no MPI library
+        return f"the extra mpi is not installed ({error})"
+    return None if mpiexec() else "mpiexec is not on the PATH"
+
+
+def mpiexec() -> str | None:
+    """Beside this Python, where the extra puts it, or on the PATH."""
+    return shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")
+
+
 def no_gpu() -> str | None:
     from gpubp.backends.detection import why_not
 
@@ -42,6 +55,7 @@ def no_gpu() -> str | None:
 NEEDS: dict[str, tuple[Callable[[], str | None], str]] = {
     "toolchain": (no_compiler, "GPUBP_REQUIRE_TOOLCHAIN"),
     "cuda_toolchain": (no_cuda_toolchain, "GPUBP_REQUIRE_TOOLCHAIN"),
+    "mpi": (no_mpi, "GPUBP_REQUIRE_TOOLCHAIN"),
     "gpu": (no_gpu, "GPUBP_REQUIRE_GPU"),
 }
 

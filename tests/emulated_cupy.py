@@ -50,6 +50,10 @@ class Device:
         MACHINE.synchronize()
 
     @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id:02x}:00.0"
+
+    @property
     def mem_info(self) -> tuple[int, int]:
         with self:
             return MACHINE.capacity - MACHINE.pool.held, MACHINE.capacity

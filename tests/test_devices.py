@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import gpubp
 from gpubp import parity
 from gpubp.backends import detection
 from gpubp.backends.numpy import NumpyBackend
-from gpubp.cli import device_check
+from gpubp.cli import device_check, processes
 from gpubp.kernel import KERNELS, Kernel
 from gpubp.parity import Result
 
@@ -31,6 +32,20 @@ GPU = {
     **{"driver": "13.0", "runtime": "13.2", "nvrtc": "13.1"},
     "steps": "launched kernel by kernel: GPUBP_GRAPHS=0",
 }
+MPI = {
+    **{
+        "device": "mpi",
+        "available": "yes",
+        "library": "MPICH 5.0.2",
+        "mpi4py": "4.1.2",
+        "sums": "by NCCL, on the GPUs",
+    },
+    "ranks": [
+        {"host": "a", "device": "cuda:0", "name": "A Card", "cores": 4},
+        {"host": "b", "device": "cpu", "name": "A Processor", "cores": 1},
+    ],
+}
+NCCL = {"device": "nccl", "available": "yes", "library": "NCCL 2.28.9"}
 BROKEN = {"device": "cuda:1", "available": "no", "reason": "NVRTC was not found; pip install 'cupy-cuda13x[ctk]'"}
 
 
@@ -38,6 +53,7 @@ BROKEN = {"device": "cuda:1", "available": "no", "reason": "NVRTC was not found;
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One with a GPU that works and one that does not; both compute by NumPy."""
     monkeypatch.setattr(gpubp, "devices", lambda: [CPU, GPU, BROKEN], raising=False)
+    monkeypatch.setattr(processes, "rows", lambda: [MPI, NCCL])
 
     def backend(device: str) -> NumpyBackend:
         found = NumpyBackend()
@@ -67,7 +83,20 @@ def test_a_machine_with_gpus(machine: None) -> None:
         "cuda:1   not available",
         "         NVRTC was not found",
         "         pip install 'cupy-cuda13x[ctk]'",
+        "mpi      MPICH 5.0.2, mpi4py 4.1.2: 2 processes",
+        "         rank 0 on a: cuda:0, A Card",
+        "         rank 1 on b: cpu, 1 core",
+        "         gradients are added up by NCCL, on the GPUs",
+        "nccl     NCCL 2.28.9",
+        "         experimental: no two GPUs have run it yet",
     ]
+
+
+def test_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    lines = [line.strip() for line in gpubp_("devices").stdout.splitlines()]
+    place = lines.index("mpi    not available")
+    assert lines[place + 1 : place + 3] == ["mpi4py is not installed", "pip install 'gpubp[mpi]'"]
 
 
 def test_why_kernels_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +114,8 @@ def test_why_kernels_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_machine() -> None:
     lines = gpubp_("devices").stdout.splitlines()
     rows = gpubp.devices()
-    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [row["device"] for row in rows]
+    named = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert named == [*(row["device"] for row in rows), "mpi", "nccl"]
     assert f"NumPy {np.__version__}" in lines[1]
     found = json.loads(gpubp_("devices", "--json").stdout)["devices"]
     assert [row["device"] for row in found] == [row["device"] for row in rows]
@@ -96,7 +126,7 @@ def test_a_remedy_is_on_a_line_of_its_own_however_narrow_the_terminal(monkeypatc
     monkeypatch.setattr(detection, "why_not", lambda index: "CuPy is not installed; pip install 'cupy-cuda13x[ctk]'")
     monkeypatch.setenv("GPUBP_NATIVE", "0")
     lines = gpubp_("devices", COLUMNS="30").stdout.splitlines()
-    assert [line.strip() for line in lines[4:]] == ["CuPy is not installed", "pip install 'cupy-cuda13x[ctk]'"]
+    assert [line.strip() for line in lines[4:6]] == ["CuPy is not installed", "pip install 'cupy-cuda13x[ctk]'"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")

@@ -29,7 +29,7 @@ PRESENT = """
 ndarray.T ndarray.all ndarray.any ndarray.argmax ndarray.astype ndarray.copy ndarray.data ndarray.device ndarray.dtype
 ndarray.flags ndarray.item ndarray.max ndarray.min ndarray.nbytes ndarray.ndim ndarray.reshape ndarray.shape
 ndarray.size ndarray.sum ndarray.view ndarray.__dlpack__ ndarray.__dlpack_device__ cuda.Device.mem_info
-cuda.Device.compute_capability matmul ones
+cuda.Device.compute_capability cuda.Device.pci_bus_id matmul ones
 """
 
 

@@ -11,6 +11,7 @@ from gpubp.backends.native import NativeBackend
 from gpubp.backends.numpy import NumpyBackend
 from gpubp.backends.products import PRECISIONS
 from gpubp.errors import DataError, DeviceError
+from gpubp.launcher import launch
 
 OLDEST_FOR_PRECISION = (8, 0)  # the compute capability whose tensor cores first knew TF32 and bfloat16
 
@@ -20,7 +21,8 @@ __all__ = ["Backend", "devices", "get_backend"]
 def get_backend(device: str = "auto") -> Backend:
     """A new backend for "cpu", "cuda", "cuda:N", or "auto": the first GPU where one works, else the CPU.
 
-    Where "auto" falls back on the CPU, `backend.fallback` keeps the reason.
+    Where "auto" falls back on the CPU, `backend.fallback` keeps the reason. Of the processes that an MPI launcher
+    started on one machine, each is given another GPU by "cuda" and "auto", in turn.
 
     Raises DeviceError, with the reason and the remedy, when a GPU is asked for by name and is not there.
 
@@ -37,7 +39,7 @@ def precise_backend(device: str, precision: str | None) -> Backend:
         raise DataError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     if precision not in (None, *PRECISIONS):
         raise DataError(f"precision must be None, {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
-    index = int((known[1] or ":0")[1:])
+    index = int(known[1][1:]) if known[1] else _own_gpu(device)
     reason = None if device == "cpu" else detection.why_not(index)
     if device != "cpu" and reason is None:
         if precision is not None and (capability := detection.capability(index)) < OLDEST_FOR_PRECISION:
@@ -53,6 +55,12 @@ def precise_backend(device: str, precision: str | None) -> Backend:
         why = f": {reason}" if reason else ""
         raise DeviceError(f"precision={precision!r} is not available on the CPU; leave it out{why}")
     return cpu(fallback=reason)
+
+
+def _own_gpu(device: str) -> int:
+    """The first one, or that of this process among the processes of an MPI launch on this machine."""
+    started = launch()
+    return started.local_rank % max(1, detection.count()) if device != "cpu" and started.local_size > 1 else 0
 
 
 def cpu(fallback: str | None = None) -> Backend:

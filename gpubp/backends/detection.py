@@ -22,6 +22,11 @@ def cupy() -> Any:
     return importlib.import_module("cupy")
 
 
+def cupy_nccl() -> Any:
+    """CuPy's binding of NCCL, which may be there without its library."""
+    return importlib.import_module("cupy.cuda.nccl")
+
+
 @functools.cache
 def why_not(index: int = 0) -> str | None:
     """Why this GPU cannot be used, with what would mend it; None if it can.

@@ -3,9 +3,10 @@
 Experimental: it has run on no two GPUs yet. Its functions are those of `cupy.cuda.nccl`.
 """
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from gpubp.backends.detection import cupy
+from gpubp.backends.detection import cupy, cupy_nccl, said
 from gpubp.kernel import Array
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ class Nccl:
     """The sums of `size` processes, each with a GPU of its own; the identifier is made by one of them."""
 
     def __init__(self, identifier: Any, rank: int, size: int) -> None:
-        nccl = cupy().cuda.nccl
+        nccl = cupy_nccl()
         self._types = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}
         self._sum = nccl.NCCL_SUM
         self._communicator = nccl.NcclCommunicator(size, identifier, rank)
@@ -30,7 +31,13 @@ class Nccl:
 
 def new_identifier() -> Any:
     """What the processes of one group know each other by."""
-    return cupy().cuda.nccl.get_unique_id()
+    return cupy_nccl().get_unique_id()
+
+
+def version() -> str:
+    """As NVIDIA counts: 22703 is 2.27.3."""
+    number = int(cupy_nccl().get_version())
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
 def why_not(backend: "Backend") -> str | None:
@@ -42,18 +49,16 @@ def why_not(backend: "Backend") -> str | None:
 
 def why_not_installed() -> str | None:
     """Why NCCL cannot be used with CuPy; None if it can."""
-    import warnings
-
-    with warnings.catch_warnings():  # CuPy's own, of the same
-        warnings.simplefilter("ignore")
-        try:
-            nccl = cupy().cuda.nccl
-        except Exception:
-            return "CuPy is not installed"
-        if getattr(nccl, "available", False):
-            return None
+    try:
+        with warnings.catch_warnings():  # CuPy's own, of the same
+            warnings.simplefilter("ignore")
+            available = cupy_nccl().available
         major = cupy().cuda.runtime.runtimeGetVersion() // 1000
-    return f"NCCL is not installed; pip install 'gpubp[nccl{major}]'"
+    except ModuleNotFoundError:
+        return "CuPy is not installed"
+    except Exception as error:
+        return f"CuPy cannot load it ({said(error)})"
+    return None if available else f"NCCL is not installed; pip install 'gpubp[nccl{major}]'"
 
 
 def gpu(backend: "Backend") -> str:

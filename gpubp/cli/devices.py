@@ -24,7 +24,9 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """List the CPU and every CUDA GPU; where one cannot be used, say why and what would mend it.
+    """List the CPU, every CUDA GPU, and MPI and NCCL, by which several processes train together.
+
+    Where one cannot be used, say why and what would mend it. Under mpiexec or srun, each process is listed.
 
     \b
     gpubp devices
@@ -37,6 +39,7 @@ def command(
     rounded, must stay within a tolerance derived for the operation.
     """
     from gpubp import devices, get_backend
+    from gpubp.cli import processes
 
     if report and (check or as_json):
         raise click.UsageError("--report is a text of its own; leave out --check and --json", ctx)
@@ -56,9 +59,9 @@ def command(
 
         click.echo(bug_report(rows))
     elif as_json:
-        click.echo(json.dumps({"devices": rows}))
+        click.echo(json.dumps({"devices": rows, "processes": processes.rows()}))
     else:
-        show(rows)
+        show(rows + processes.rows())
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -80,6 +83,10 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def lines(row: dict[str, Any]) -> list[str]:
     """What there is to say of a device that can be used: itself, what drives it, and how steps are computed on it."""
+    if row["device"] in ("mpi", "nccl"):
+        from gpubp.cli.processes import lines
+
+        return lines(row)
     how = row["kernels"].split("; ") if "kernels" in row else [f"steps are {row['steps']}"]
     return [hardware(row), software(row), *how]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubp import ending
 from gpubp.errors import GpubpError
-from gpubp.launcher import launch
+from gpubp.launcher import launch, shared
 
 if TYPE_CHECKING:
     pass
@@ -24,7 +24,7 @@ def together(command: str | None) -> Iterator[None]:
 
     What the others than rank 0 say is held back, and said only where one of them fails alone.
     """
-    if launch().size == 1 or command not in SHARING:
+    if not shared() or command not in SHARING:
         yield
         return
     usual, held = sys.stderr, io.StringIO()
