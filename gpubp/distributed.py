@@ -240,5 +240,5 @@ def mpi() -> Any:
 
 def library() -> str:
     """The MPI library, by name and version."""
-    text = mpi().Get_library_version().replace("\0", "").split("\n")[0]
-    return " ".join(text.replace("Version:", "").replace(",", "").split()[:4])
+    first = mpi().Get_library_version().split("\n")[0].split(",")[0]  # of MPICH a line, of Open MPI up to a comma
+    return " ".join(first.replace("Version:", "").strip("\0").split())

@@ -99,6 +99,8 @@ def commands(page: Path) -> list[list[str]]:
             words = shlex.split(line.strip().removeprefix("$ "), comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 del words[0]  # an environment variable for the command
+            if words[:2] in (["mpiexec", "-n"], ["srun", "-n"]):
+                del words[:3]
             found.append(words)
     return found
 
