@@ -20,11 +20,11 @@ from gpubp.backends import nccl
 from gpubp.backends.base import Backend
 from gpubp.backends.blas import blas
 from gpubp.errors import DataError, DeviceError
+from gpubp.extras import to_install
 from gpubp.kernel import Array
 from gpubp.launcher import launch, shared
 from gpubp.processor import cores
 
-INSTALL = "pip install 'gpubp[mpi]'"
 BY_ITSELF = "let each train by itself, by GPUBP_DISTRIBUTED=off"
 PATIENCE = 30.0  # seconds of waiting for the others until that is said
 POLL = 0.002
@@ -233,9 +233,14 @@ def mpi() -> Any:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # the latter where no MPI library is found
         raise DeviceError(
-            f"several processes were started, but they cannot reach each other ({error}); {INSTALL}, or {BY_ITSELF}"
+            f"several processes were started, but they cannot reach each other ({error}); {install()}, or {BY_ITSELF}"
         ) from None
     return MPI
+
+
+def install() -> str:
+    """What brings mpi4py and, where it is packaged, an MPI."""
+    return to_install("mpi", "mpi4py mpich")
 
 
 def library() -> str:

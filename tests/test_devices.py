@@ -96,7 +96,7 @@ def test_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     lines = [line.strip() for line in gpubp_("devices").stdout.splitlines()]
     place = lines.index("mpi    not available")
-    assert lines[place + 1 : place + 3] == ["mpi4py is not installed", "pip install 'gpubp[mpi]'"]
+    assert lines[place + 1 : place + 3] == ["mpi4py is not installed", "pip install mpi4py mpich"]
 
 
 def test_why_kernels_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:

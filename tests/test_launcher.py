@@ -107,7 +107,7 @@ def test_each_process_takes_another_gpu(count: int, expected: int, monkeypatch: 
 def test_processes_that_cannot_reach_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, {**MPICH, "PMI_FD": "77"})
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(gpubp.DeviceError, match=r"pip install 'gpubp\[mpi\]', or .* GPUBP_DISTRIBUTED=off"):
+    with pytest.raises(gpubp.DeviceError, match=r"pip install mpi4py mpich, or .* GPUBP_DISTRIBUTED=off"):
         gpubp.MLP([1, 1], output="identity").fit([[1.0]], [1.0], verbose=0)
     monkeypatch.setenv("GPUBP_DISTRIBUTED", "off")
     assert len(gpubp.MLP([1, 1], output="identity").fit([[1.0]], [1.0], epochs=2, verbose=0)) == 2
@@ -156,7 +156,7 @@ def test_why_there_is_no_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
     for found, said in (
         (missing, "CuPy is not installed"),
         (broken, "CuPy cannot load it (OSError: libnccl.so.2: cannot open shared object file)"),
-        (lambda: type("nccl", (), {"available": False}), "NCCL is not installed; pip install 'gpubp[nccl13]'"),
+        (lambda: type("nccl", (), {"available": False}), "NCCL is not installed; pip install nvidia-nccl-cu13"),
         (lambda: type("nccl", (), {"available": True}), None),
     ):
         monkeypatch.setattr(nccl, "cupy_nccl", found)

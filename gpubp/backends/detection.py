@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.extras import to_install
+
 INSUFFICIENT_DRIVER, NO_DEVICE = 35, 100  # CUDA's error codes
 OLDEST_FOR_CUDA_13 = (7, 5)  # the compute capability below which CUDA 13 neither compiles nor multiplies
 LONGEST = 200  # characters of an error's message that are shown
@@ -179,10 +181,8 @@ def _unwritable(error: Exception) -> str | None:
 
 def _install(version: int) -> str:
     """The line that installs a CuPy, with all that it loads, for this version of CUDA; 0 where none is known."""
-    major, command = 12 if version // 1000 == 12 else 13, os.environ.get("GPUBP_COMMAND", "")
-    if "dev.py" in command:  # which installs into an environment of its own
-        return f"GPUBP_EXTRAS=cuda{major} {command} devices"
-    return f"pip install 'cupy-cuda{major}x[ctk]'"
+    major = 12 if version // 1000 == 12 else 13
+    return to_install(f"cuda{major}", f"'cupy-cuda{major}x[ctk]'")
 
 
 def _capability(device: Any) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from gpubp.backends.detection import cupy, cupy_nccl, said
+from gpubp.extras import to_install
 from gpubp.kernel import Array
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def why_not_installed() -> str | None:
         return "CuPy is not installed"
     except Exception as error:
         return f"CuPy cannot load it ({said(error)})"
-    return None if available else f"NCCL is not installed; pip install 'gpubp[nccl{major}]'"
+    return None if available else f"NCCL is not installed; {to_install(f'nccl{major}', f'nvidia-nccl-cu{major}')}"
 
 
 def gpu(backend: "Backend") -> str:

@@ -1,6 +1,5 @@
 """Who takes part: the contenders by name, what each needs, and why one cannot take part under a setting."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,14 +11,9 @@ from gpubp.benchmark.problem import Problem
 from gpubp.benchmark.sklearn_peer import sklearn_partial_fit
 from gpubp.benchmark.torch_peers import torch_autotune, torch_compile, torch_eager, torch_graphs
 from gpubp.errors import DeviceError
+from gpubp.extras import to_install
 
-__all__ = ["BUILDERS", "PEERS", "Builder", "Contender", "DifferentWorkError", "Setting", "check", "to_install"]
-
-
-def to_install(extra: str, packages: str) -> str:
-    """What to type for packages that are missing: dev.py, which says how it was started, installs extras itself."""
-    command = os.environ.get("GPUBP_COMMAND", "")
-    return f"GPUBP_EXTRAS={extra} {command} bench ..." if "dev.py" in command else f"pip install {packages}"
+__all__ = ["BUILDERS", "PEERS", "Builder", "Contender", "DifferentWorkError", "Setting", "check"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Builder:
     def why_not(self, setting: Setting) -> str | None:
         """Why it cannot take part, as far as can be told without importing it; None if it can."""
         if find_spec(self.module) is None:
-            return f"not installed ({to_install('peers', self.distributions[0])})"
+            return f"not installed ({to_install('peers', self.distributions[0], 'bench ...')})"
         if setting.kind not in self.kinds:
             return f"runs on {'the CPU' if self.kinds == ('cpu',) else 'CUDA'} only"
         if setting.kind == "cpu" and setting.precision != "float32":

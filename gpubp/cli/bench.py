@@ -198,14 +198,14 @@ def check_picture(ctx: click.Context, out: Path | None, sweep: bool) -> None:
     """Whether the picture asked for can be drawn; better found out now than after a minute."""
     from importlib.util import find_spec
 
-    from gpubp.benchmark.contenders import to_install
+    from gpubp.extras import to_install
 
     if out and not sweep:
         raise click.UsageError("--out draws the curve of a sweep; add --sweep", ctx)
     if out and out.suffix != ".png":
         raise click.UsageError(f"--out {str(out)!r} is to be a PNG: a name that ends in .png", ctx)
     if out and not find_spec("matplotlib"):
-        install = to_install("plot", "'gpubp[plot]'")
+        install = to_install("plot", "'gpubp[plot]'", "bench ...")
         raise GpubpError(f"--out needs matplotlib: {install}, or leave it out; the curve is printed too")
     if out and (reason := obstacle(out)):
         raise GpubpError(f"cannot write {str(out)!r}: {reason}; choose another place")

@@ -1,12 +1,15 @@
 """What `gpubp devices` says of MPI and NCCL, by which several processes train one network."""
 
+import os
+import shutil
+import sys
 from importlib import metadata
 from typing import Any
 
 from gpubp.alone import processes
 from gpubp.backends import get_backend, nccl
 from gpubp.cli import command_line
-from gpubp.distributed import INSTALL, library
+from gpubp.distributed import install, library
 from gpubp.processor import cores
 
 
@@ -24,9 +27,9 @@ def _mpi() -> dict[str, Any]:
             mpi4py.rc.initialize = False  # to ask for its version it need not be started
         found = {"library": library(), "mpi4py": metadata.version("mpi4py")}
     except ModuleNotFoundError:
-        return {"device": "mpi", "available": "no", "reason": f"mpi4py is not installed; {INSTALL}"}
+        return {"device": "mpi", "available": "no", "reason": f"mpi4py is not installed; {install()}"}
     except RuntimeError as error:
-        return {"device": "mpi", "available": "no", "reason": f"no MPI library was found ({error}); {INSTALL}"}
+        return {"device": "mpi", "available": "no", "reason": f"no MPI library was found ({error}); {install()}"}
     backend = get_backend("auto")
     here = {"host": started.host, "device": backend.name, "name": backend.describe()["name"], "cores": cores()}
     ranks, adder = started.of_all(here), started.adder(backend)
@@ -47,12 +50,18 @@ def lines(row: dict[str, Any]) -> list[str]:
     ranks = row["ranks"]
     first = f"{row['library']}, mpi4py {row['mpi4py']}"
     if len(ranks) == 1:
-        return [first, f"one process; several share each batch: mpiexec -n 2 {command_line('train', 'DATA')}"]
+        return [first, f"one process; several share each batch: {_mpiexec()} -n 2 {command_line('train', 'DATA')}"]
     return [
         f"{first}: {len(ranks)} processes",
         *(f"rank {rank} on {at['host']}: {at['device']}, {_has(at)}" for rank, at in enumerate(ranks)),
         f"gradients are added up {row['sums']}",
     ]
+
+
+def _mpiexec() -> str:
+    """On the PATH, or beside this Python, where the extra installs it."""
+    beside = shutil.which("mpiexec", path=os.path.dirname(sys.executable))
+    return "mpiexec" if shutil.which("mpiexec") or not beside else os.path.relpath(beside)
 
 
 def _has(rank: dict[str, Any]) -> str:

@@ -6,14 +6,11 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpubp import ending
-from gpubp.errors import GpubpError
+from gpubp.errors import DataError, GpubpError
 from gpubp.launcher import launch, shared
-
-if TYPE_CHECKING:
-    pass
 
 SHARING = ("train", "devices")  # the commands that know of other processes
 
@@ -50,7 +47,7 @@ def _world() -> Any:
         processes = world()
     except GpubpError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
+        sys.exit(4 if isinstance(error, DataError) else 3)
     processes.supervised = True
     return processes
 
