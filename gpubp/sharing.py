@@ -1,7 +1,7 @@
 """What the processes of a training must have alike: settings, data, the network that they start from and end with."""
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
@@ -72,8 +72,8 @@ def check_data(trainer: "Trainer", train: Any, held_out: Any) -> None:
 def check_parameters(trainer: "Trainer", epoch: int) -> None:
     """Stop where the processes no longer have the same network, bit for bit."""
     network, processes = trainer.network, trainer.processes
-    found = processes.of_all(sha256(network.backend.to_numpy(network.arena.parameters).data).digest())
-    differing = [rank for rank, digest in enumerate(found) if digest != found[0]]
+    found = processes.of_all(_checksum(network.backend.to_numpy(network.arena.parameters)))
+    differing = [rank for rank, checksum in enumerate(found) if checksum != found[0]]
     if differing:
         raise GpubpError(
             f"after epoch {epoch} the parameters of rank {', '.join(map(str, differing))} are no longer those of "
@@ -83,12 +83,16 @@ def check_parameters(trainer: "Trainer", epoch: int) -> None:
 
 
 def _known_by(column: Any, trainer: "Trainer") -> str:
-    """The digest of an array; or, where a process reads it from elsewhere, of some of its rows."""
+    """The checksum of an array; or, where a process reads it from elsewhere, of some of its rows."""
     backend = trainer.network.backend
     if trainer.processes.any(isinstance(column, DeviceRows)):
         rows = np.unique(np.linspace(0, len(column) - 1, SAMPLED).astype(int))
         column = column[rows] if isinstance(column, DeviceRows) else chosen(column, rows, backend)
-    content = sha256()
-    for piece in in_pieces(backend.to_numpy(column)):
-        content.update(np.ascontiguousarray(piece).data)
-    return f"data with the digest {content.hexdigest()[:12]}"
+    return f"data with the checksum {_checksum(backend.to_numpy(column)):08x}"
+
+
+def _checksum(host: Any) -> int:
+    code = 0
+    for piece in in_pieces(host):
+        code = crc32(np.ascontiguousarray(piece).data, code)
+    return code

@@ -334,7 +334,7 @@ def test_files_that_are_there_already() -> None:
 
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scarce(*_: object) -> None:
+    def scarce(*_: object, **options: object) -> None:
         raise MemoryError("Unable to allocate 30 GiB")
 
     monkeypatch.setattr("gpubp.cli.session.open_data", scarce)

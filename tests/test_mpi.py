@@ -154,7 +154,7 @@ def test_an_exception_in_one_rank_ends_all(when: str) -> None:
     [
         ("all_fail", "DataError: y holds labels from 7 to 9"),
         ("all_fail_before", "ValueError: in all ranks"),
-        ("other_data", "x is data with the digest"),
+        ("other_data", "x is data with the checksum"),
         ("few_rows", "x has 2 rows for 3 processes"),
     ],
 )

@@ -195,14 +195,14 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[Any, Any]]] = {
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("x", "x is data with the digest"),
-        ("y", "y is data with the digest"),
+        ("x", "x is data with the checksum"),
+        ("y", "y is data with the checksum"),
         ("rows", r"x is of shape \(203, 9\) in rank 0 and of shape \(202, 9\) in rank 1"),
         ("epochs", "epochs is 2 in rank 0 and 4 in rank 1"),
         ("batch_size", "batch_size is 25 in rank 0 and 30 in rank 1"),
         ("sample_weight", r"sample_weight is missing in rank 0 and of shape \(203, 1\) in rank 1"),
         ("learning_rate", "learning_rate is 0.001 in rank 0 and 0.5 in rank 1"),
-        ("validation x", "validation x is data with the digest"),
+        ("validation x", "validation x is data with the checksum"),
         ("activations", r"activations is \['tanh', 'tanh', 'softmax'\] in rank 0 and \['relu', 'relu', 'softmax'\]"),
     ],
 )
@@ -229,7 +229,7 @@ def test_rows_that_stay_on_disk_are_compared_by_some_of_them(tmp_path: Any, monk
         mapped = np.load(tmp_path / f"{processes.rank}.npy", mmap_mode="r")
         gpubp.MLP([3, 4], seed=0, device="cpu").fit(mapped, np.zeros(3000, int), epochs=1, verbose=0)
 
-    assert all("x is data with the digest" in str(error) for error in run(2, work))
+    assert all("x is data with the checksum" in str(error) for error in run(2, work))
 
 
 def test_too_few_rows_for_the_processes() -> None:
