@@ -18,7 +18,7 @@ class Alone:
 
     def part(self, rows: int) -> slice:
         """Which of so many rows are this process's."""
-        return self.parts(rows)[self.rank]
+        return slice(0, rows) if self.size == 1 else self.parts(rows)[self.rank]
 
     def parts(self, rows: int) -> list[slice]:
         """Those of all processes, by rank; of fewer rows no process has more."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gpubp.alone import Alone
 from gpubp.buffers import Batch
-from gpubp.data.batches import DeviceBatch
+from gpubp.data.batches import ArrayBatches, DeviceBatch
+from gpubp.epoch import Costs
 from gpubp.errors import DataError
 from gpubp.kernel import Array
 from gpubp.losses import weight_factor, weight_sum
@@ -41,13 +42,12 @@ class Steps:
     def __init__(self, network: Network, optimizer: Optimizer, clip_norm: float | None) -> None:
         self.network, self.optimizer, self.clip_norm = network, optimizer, clip_norm
 
-    def rows(self, batch: Any) -> int:
-        return len(batch[0])
-
-    def take(self, batch: Any, cost: Array, rate: float | None, total: Array | None = None) -> Batch | None:
-        """One step; writes the batch's cost, and Σ w where asked, into 0-d arrays. The buffers used come back."""
+    def take(self, batch: Any, costs: Costs, rate: float | None) -> tuple[Array, Batch | None]:
+        """One step, whose cost is noted among the others; the cost, and the buffers used, if any, come back."""
         x, targets, weights = batch
-        return self.network.update(x, targets, weights, self.optimizer, cost, rate, self.clip_norm, total)
+        cost, total = costs.next(len(x), weights is not None)
+        buffers = self.network.update(x, targets, weights, self.optimizer, cost, rate, self.clip_norm, total)
+        return cost, buffers
 
 
 class SharedSteps(Steps):
@@ -65,10 +65,7 @@ class SharedSteps(Steps):
         self._cost, self._total = sums[end, ...], sums[end + 1, ...]
         self._mean = network.loss.reduction == "mean"
 
-    def rows(self, batch: Portion) -> int:
-        return batch.whole
-
-    def take(self, batch: Portion, cost: Array, rate: float | None, total: Array | None = None) -> Batch | None:
+    def take(self, batch: Portion, costs: Costs, rate: float | None) -> tuple[Array, Batch | None]:
         network, rows, weights = self.network, len(batch.x), batch.weights
         keys, numbers = network.next_numbers(self.optimizer, None, rate)
         buffers = network.batch(max(rows, 1), True, batch.first)
@@ -83,10 +80,11 @@ class SharedSteps(Steps):
         divided, clipped = weights is not None and self._mean, self.clip_norm is not None
         kind = ("descent", divided, clipped, self.optimizer.kernel, self.optimizer.weight_decay > 0)
         network.play(kind, buffers, partial(self._descend, divided), (self.clip_norm, *numbers))
+        cost, total = costs.next(batch.whole, weights is not None)
         network.backend.copy(self._cost, cost)
         if total is not None:
             network.backend.copy(self._total, total)
-        return buffers if rows else None
+        return cost, buffers if rows else None
 
     def _gradients(
         self, buffers: Batch, x: Array, targets: Array, factor: Any, cost: Array, summed: Array | None, *keys: Any
@@ -140,14 +138,10 @@ class Portions:
             raise DataError(f"processes that train together must be given the same batches, but one has {told}")
 
 
-class ArrayPortions:
-    """This process's rows of the batches of arrays, of which it reads no others."""
+class ArrayPortions(Portions):
+    """Those of arrays, of which this process reads no other rows."""
 
-    def __init__(self, batches: Any, processes: Alone) -> None:
-        self.batches, self.processes = batches, processes
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    batches: ArrayBatches
 
     def epoch(self, epoch: int) -> Iterator[Portion]:
         for step, batch in enumerate(self.batches.epoch(epoch)):

@@ -191,11 +191,8 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_fit_begin(self.net)
         with progress, interruptible() as pressed:
-
-            def interrupted() -> bool:
-                """Asked by all processes at the same places, as none may go on without the others."""
-                return self.processes.any(pressed())
-
+            # Asked by all processes at the same places, as none may go on without the others.
+            interrupted = pressed if self.processes.size == 1 else lambda: self.processes.any(pressed())
             while history.stopped == "finished" and len(history) < self.epochs and not interrupted():
                 start.take()
                 began = time.perf_counter()
@@ -267,8 +264,7 @@ class Trainer:
             yield from self.resident.epoch(network.epochs, rates, costs)
             return
         for step, batch in enumerate(batches.epoch(network.epochs), 1):
-            cost, total_weight = costs.next(self.steps.rows(batch), batch[2] is not None)
-            self.steps.take(batch, cost, self._rate(factor, self.step), total_weight)
+            cost, _ = self.steps.take(batch, costs, self._rate(factor, self.step))
             for callback in self.callbacks:
                 callback.on_step_end(self.net, self.step + 1, cost.copy())
             yield step
@@ -307,7 +303,7 @@ class Trainer:
 
         The network is left as the epoch began.
         """
-        network, step = self.network, 0
+        network, step, costs = self.network, 0, Costs(self.network.backend, self.network.dtype)
         found = "the replayed epoch was finite, so the batches or a transform are not reproducible"
         try:
             for step, batch in enumerate(batches.epoch(network.epochs), 1):
@@ -315,8 +311,7 @@ class Trainer:
                 if any(bad_x):  # from a transform or an iterable; arrays have been checked
                     found = f"at step {step} {next(filter(None, bad_x))}"
                     break
-                cost = network.backend.empty((), network.dtype)
-                buffers = self.steps.take(batch, cost, self._rate(factor, self.step))
+                cost, buffers = self.steps.take(batch, costs, self._rate(factor, self.step))
                 self.step += 1
                 culprits = self.processes.of_all(network.not_finite(cost, buffers))
                 if any(culprits):

@@ -84,11 +84,11 @@ class ArrayBatches:
 
     def _parts(self) -> list[slice]:
         """Of each batch what this process reads."""
-        parts = []
-        for start in range(0, self.rows, self.size):
-            own = self.processes.part(min(self.size, self.rows - start))
-            parts.append(slice(start + own.start, start + own.stop))
-        return parts
+        starts = range(0, self.rows, self.size)
+        if self.processes.size == 1:
+            return [slice(start, min(start + self.size, self.rows)) for start in starts]
+        own = [self.processes.part(self.size_of(step)) for step in range(len(self))]
+        return [slice(start + part.start, start + part.stop) for start, part in zip(starts, own, strict=True)]
 
     def _arrivals(self, choices: list[Any]) -> Iterator[list[Array]]:
         """For each batch what of it comes from the host, which is read while the device computes on the one before."""

@@ -102,7 +102,8 @@ class Unread:
 
 def in_parts(out: Any, work: Callable[[slice], object]) -> None:
     """Do the work on slices of the rows of `out`, each by a thread of its own where they are worth one."""
-    count = max(1, min(cores(), MOST_THREADS, out.nbytes // LEAST_PART))
+    count = min(MOST_THREADS, out.nbytes // LEAST_PART)
+    count = min(count, cores()) if count > 1 else 1
     step = max(1, -(-len(out) // count))
     parts = [slice(start, start + step) for start in range(0, len(out), step)]
     if len(parts) > 1:
