@@ -89,11 +89,17 @@ class Plain(Progress):
     def epoch(self, record: dict[str, Any]) -> None:
         every = ceil(self.epochs / PLAIN_LINES)
         if record["epoch"] % every == 0 or record["epoch"] in (1, self.epochs):
-            print(summary(record, self.epochs), file=sys.stderr, flush=True)
+            _say(summary(record, self.epochs))
 
     def finished(self, history: History) -> None:
         if ending(history):
-            print(ending(history), file=sys.stderr, flush=True)
+            _say(ending(history))
+
+
+def _say(line: str) -> None:
+    """In one piece, as other processes may write to the same place."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 class Live(Progress):
