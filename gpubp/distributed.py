@@ -6,6 +6,7 @@ MPI carries what passes between them, by mpi4py, and NCCL the gradients of GPUs;
 import functools
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from gpubp.alone import ALONE, COMMUNICATOR, Alone
 from gpubp.backends import nccl
 from gpubp.backends.base import Backend
 from gpubp.backends.blas import blas
-from gpubp.errors import DataError, DeviceError
+from gpubp.errors import DataError, DeviceError, GpubpError
 from gpubp.extras import to_install
 from gpubp.kernel import Array
 from gpubp.launcher import launch, shared
@@ -72,20 +73,34 @@ class Processes(Alone):
                     )
 
     def meet(self) -> None:
-        """Wait for all, and say so where that takes long."""
-        self._await(self._own.Ibarrier())
+        """Wait for all, and say so where that takes long; GpubpError where a program has ended instead of coming."""
+        ended = np.flatnonzero(self._ended(False))
+        if len(ended):
+            raise GpubpError(
+                f"rank {', '.join(map(str, ended))} of {self.size} has come to the end of its program, while rank "
+                f"{self.rank} is to train with it: every process has to call fit"
+            )
 
-    def _await(self, request: Any) -> None:
-        began, told = time.monotonic(), False
+    def leave(self) -> None:
+        """At the end of the program: wait for the others to end as well, or to find out that this one has."""
+        if not self._mpi.Is_finalized():
+            self._ended(True)
+
+    def _ended(self, here: bool) -> Any:
+        """Whether each process has come to its end; asked by all, at the start of a training and at the end."""
+        of_all = np.empty(self.size, np.int8)
+        self._await(self._own.Iallgather(np.array([here], np.int8), of_all), told=here)
+        return of_all
+
+    def __repr__(self) -> str:
+        return f"rank {self.rank} of {self.size}"
+
+    def _await(self, request: Any, told: bool = False) -> None:
+        began = time.monotonic()
         while not request.Test():
             if not told and time.monotonic() - began > PATIENCE:
                 told = True
-                print(
-                    f"rank {self.rank} of {self.size} has waited {PATIENCE:g} s for the others to train with it; "
-                    f"{BY_ITSELF}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                _say_waiting(self.rank, self.size)
             time.sleep(POLL)
 
     # -- what they add up ----------------------------------------------------------------------------------------------
@@ -213,7 +228,13 @@ def world() -> Alone:
 
 @functools.cache
 def _world() -> Processes:
-    started, communicator = launch().size, mpi().COMM_WORLD
+    started = launch().size
+    waiting = threading.Timer(PATIENCE, _say_waiting, (launch().rank, started))
+    waiting.start()  # MPI itself waits for all to start it
+    try:
+        communicator = mpi().COMM_WORLD
+    finally:
+        waiting.cancel()
     if communicator.Get_size() != started:
         raise DeviceError(
             f"a launcher started {started} processes, but {library()} finds {communicator.Get_size()}: they belong to "
@@ -225,6 +246,12 @@ def _world() -> Processes:
         found.limit(min(found.threads(), cores()))
     ending.know(processes)
     return processes
+
+
+def _say_waiting(rank: int, size: int) -> None:
+    others = "every process has to call fit; to train without the others"
+    print(f"rank {rank} of {size} has waited {PATIENCE:g} s for the others: {others}, {BY_ITSELF}", file=sys.stderr)
+    sys.stderr.flush()
 
 
 def mpi() -> Any:

@@ -1,5 +1,6 @@
 """The end of all processes of a launch when one of them fails: MPI by itself lets the others wait for it for ever."""
 
+import atexit
 import os
 import signal
 import sys
@@ -35,6 +36,13 @@ def end_together() -> None:
         abort(1)
 
     sys.excepthook = end
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Those that wait to train with this process are to know that it has ended, as by sys.exit."""
+    if _reached:
+        _reached[0].leave()
 
 
 def abort(code: int) -> None:

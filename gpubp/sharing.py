@@ -58,7 +58,7 @@ def check_data(trainer: "Trainer", train: Any, held_out: Any) -> None:
         data="batches" if streamed else "arrays",
         **{name: "missing" if column is None else f"of shape {column.shape}" for name, column in parts},
     )
-    trainer.processes.agree(**{name: _known_by(column, trainer) for name, column in parts if column is not None})
+    trainer.processes.agree(**{name: _compared(column, trainer) for name, column in parts if column is not None})
     rows, processes = 0 if streamed else len(train[0]), trainer.processes.size
     if not streamed and rows < processes:
         raise DataError(f"x has {rows} rows for {processes} processes; start no more processes than there are rows")
@@ -82,13 +82,18 @@ def check_parameters(trainer: "Trainer", epoch: int) -> None:
         )
 
 
-def _known_by(column: Any, trainer: "Trainer") -> str:
-    """The checksum of an array; or, where a process reads it from elsewhere, of some of its rows."""
+def _compared(column: Any, trainer: "Trainer") -> str:
+    """An array, or, where a process reads it from elsewhere, some of its rows, as `known_by` tells."""
     backend = trainer.network.backend
     if trainer.processes.any(isinstance(column, DeviceRows)):
         rows = np.unique(np.linspace(0, len(column) - 1, SAMPLED).astype(int))
         column = column[rows] if isinstance(column, DeviceRows) else chosen(column, rows, backend)
-    return f"data with the checksum {_checksum(backend.to_numpy(column)):08x}"
+    return known_by(column, backend)
+
+
+def known_by(array: Any, backend: Any) -> str:
+    """What tells device arrays apart."""
+    return f"data with the checksum {_checksum(backend.to_numpy(array)):08x}"
 
 
 def _checksum(host: Any) -> int:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gpubp.alone import Alone
+from gpubp.backends import Backend
 from gpubp.buffers import Batch
 from gpubp.data.batches import ArrayBatches, DeviceBatch
 from gpubp.epoch import Costs
@@ -13,6 +14,7 @@ from gpubp.kernel import Array
 from gpubp.losses import weight_factor, weight_sum
 from gpubp.network import Network
 from gpubp.optimizers import Optimizer, clip_by_norm
+from gpubp.sharing import known_by
 
 if TYPE_CHECKING:
     from gpubp.distributed import Adder
@@ -110,20 +112,23 @@ class SharedSteps(Steps):
 class Portions:
     """This process's rows of batches that it reads as a whole: from an iterable, or from a transform."""
 
-    def __init__(self, batches: Epochs, processes: Alone) -> None:
-        self.batches, self.processes = batches, processes
+    def __init__(self, batches: Epochs, processes: Alone, backend: Backend) -> None:
+        self.batches, self.processes, self.backend = batches, processes, backend
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def epoch(self, epoch: int) -> Iterator[Portion]:
-        batches = iter(self.batches.epoch(epoch))
+        batches, first = iter(self.batches.epoch(epoch)), True
         while True:
             batch = next(batches, None)
             rows = 0 if batch is None else len(batch[0])
             self._check(rows)
             if batch is None:
                 return
+            if first:  # to compare all would take as long as to compute on them
+                first = False
+                self.processes.agree(**{f"the first x of epoch {epoch + 1}": known_by(batch[0], self.backend)})
             part = self.processes.part(rows)
             x, targets, weights = (None if column is None else column[part] for column in batch)
             yield Portion(x, targets, weights, part.start, rows)

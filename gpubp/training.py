@@ -159,16 +159,16 @@ class Trainer:
         return x, targets, factors if weights is None else weights * factors
 
     def _batches(self, train: Arrays | StreamBatches) -> Any:
-        net, processes = self.net, self.processes
+        net, processes, backend = self.net, self.processes, self.network.backend
         if not isinstance(train, StreamBatches):
             size = len(train[0]) if self.batch_size == "full" else int(self.batch_size)
-            arrays = partial(ArrayBatches, self.network.backend, *train, size, self.shuffle, net.seed)
+            arrays = partial(ArrayBatches, backend, *train, size, self.shuffle, net.seed)
             if self.transform is None:
-                return arrays() if processes.size == 1 else ArrayPortions(arrays(processes), processes)
+                return arrays() if processes.size == 1 else ArrayPortions(arrays(processes), processes, backend)
         batches: Any = train if isinstance(train, StreamBatches) else arrays()
         if self.transform is not None:
             batches = Transformed(batches, self.transform, net._sample, net.seed)
-        return batches if processes.size == 1 else Portions(batches, processes)
+        return batches if processes.size == 1 else Portions(batches, processes, backend)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 

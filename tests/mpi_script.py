@@ -1,13 +1,14 @@
 """What tests/test_mpi.py runs in several processes: `mpiexec -n 3 python mpi_script.py WHAT [FOLDER]`."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gpubp
-from gpubp.distributed import using
+from gpubp.distributed import using, world
 from gpubp.launcher import launch
 
 RANK, SIZE = launch().rank, launch().size
@@ -60,6 +61,26 @@ def fails_after_fit(folder: str) -> None:
     network().fit(X, Y, **GIVEN)
 
 
+def exits_before_fit(folder: str) -> None:
+    """What no exception hook sees; and rank 1 has made itself known."""
+    if world().rank == 1:
+        sys.exit("no data here")
+    network().fit(X, Y, **GIVEN)
+
+
+def only_rank_0_fits(folder: str) -> None:
+    network().fit(X, Y, **GIVEN)
+    if RANK == 0:
+        network().fit(X, Y, **GIVEN)
+
+
+def ends_at_other_times(folder: str) -> None:
+    """Which is no failure."""
+    network().fit(X, Y, **GIVEN)
+    time.sleep(1.5 * (RANK == 0))
+    say("done")
+
+
 def all_fail(folder: str) -> None:
     network().fit(X, Y + 7, **GIVEN)
 
@@ -101,8 +122,6 @@ def groups(folder: str) -> None:
 
 def late(folder: str) -> None:
     """A rank that comes late is waited for, and the others say so."""
-    import time
-
     from gpubp import distributed
 
     distributed.PATIENCE = 0.5

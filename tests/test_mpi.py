@@ -149,6 +149,25 @@ def test_an_exception_in_one_rank_ends_all(when: str) -> None:
     assert "ValueError: only in rank 1" in ran.stderr
 
 
+@pytest.mark.parametrize("how", ["exits_before_fit", "only_rank_0_fits"])
+def test_a_program_that_ends_instead_of_training(how: str) -> None:
+    """Nobody waits for it for ever."""
+    began = time.monotonic()
+    ran = script(3 if how == "exits_before_fit" else 2, how)
+    assert ran.returncode != 0
+    assert time.monotonic() - began < SOON
+    assert re.search(
+        r"GpubpError: rank 1 of \d has come to the end of its program, while rank \d is to train", ran.stderr
+    )
+
+
+def test_programs_may_end_at_other_times() -> None:
+    ran = script(3, "ends_at_other_times")
+    assert ran.returncode == 0
+    assert by_rank(ran.stdout) == {rank: ["done"] for rank in range(3)}
+    assert not ran.stderr
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [

@@ -269,6 +269,20 @@ def test_batches_that_one_process_lacks() -> None:
         assert "one has 20 rows in rank 0, none in rank 1" in str(error)
 
 
+@pytest.mark.parametrize("how", ["batches", "transform"])
+def test_batches_that_are_others_in_one_process(how: str) -> None:
+    """As from a generator without a seed: the first of each epoch are compared."""
+
+    def work(processes: Alone) -> None:
+        if how == "transform":
+            network().fit(X, Y, transform=lambda x: x + processes.rank, verbose=0)
+        else:
+            network().fit([(X + processes.rank, Y)], epochs=1, verbose=0)
+
+    for error in run(2, work):
+        assert "the first x of epoch 1 is data with the checksum" in str(error)
+
+
 def test_all_start_from_the_network_of_rank_0() -> None:
     """Its seed, its parameters, and what its optimizer has learned."""
 

@@ -27,15 +27,19 @@ def together(command: str | None) -> Iterator[None]:
     usual, held = sys.stderr, io.StringIO()
     if launch().rank:
         sys.stdout, sys.stderr = open(os.devnull, "w", encoding="utf-8"), held  # noqa: SIM115
-    processes, code = _world(), 1
+    processes, code = None, 1
     try:
+        processes = _world()
         yield
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    except KeyboardInterrupt:  # while MPI was starting
+        print("interrupted", file=sys.stderr)
+        code = 130
     except BaseException as error:
         traceback.print_exception(error)
-    if code and processes.size > 1:
+    if code and processes is not None:
         _end(processes, code, held.getvalue(), usual)
     sys.exit(code)
 
