@@ -4,16 +4,24 @@ import os
 import re
 from typing import NamedTuple
 
-# By MPICH and Intel's MPI, Open MPI, MVAPICH, and Slurm's srun: the first that is set holds.
+# By MPICH and Intel's MPI, Open MPI, MVAPICH, and Slurm's srun: the first that is set holds. Cray's mpiexec names
+# size and rank as MPICH does, but calls the local ones PMI_LOCAL_SIZE and PMI_LOCAL_RANK.
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 LOCAL_SIZE = (
     "MPI_LOCALNRANKS",
+    "PMI_LOCAL_SIZE",
     "OMPI_COMM_WORLD_LOCAL_SIZE",
     "MV2_COMM_WORLD_LOCAL_SIZE",
     "SLURM_STEP_TASKS_PER_NODE",  # "4(x2),3": of the first machines
 )
-LOCAL_RANK = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+LOCAL_RANK = (
+    "MPI_LOCALRANKID",
+    "PMI_LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "SLURM_LOCALID",
+)
 
 
 class Launch(NamedTuple):

@@ -395,7 +395,7 @@ class MLP:
         structure, precision = Structure.from_config(state["structure"]), state.get("precision")
         backend = get_backend(device)
         if precision is not None and backend.name != "cpu":
-            backend = get_backend(device) if precision is None else precise_backend(device, precision)
+            backend = precise_backend(device, precision)
         with backend.active():
             net._adopt(Network(structure, backend, checks.seed(state["seed"])))
         net._network.steps, net._network.epochs = int(state["steps"]), int(state["epochs"])

@@ -16,6 +16,7 @@ from gpubp.distributed import using, world
 from gpubp.launcher import LOCAL_RANK, LOCAL_SIZE, RANK, SIZE, Launch, launch
 
 MPICH = {"PMI_SIZE": "8", "PMI_RANK": "5", "MPI_LOCALNRANKS": "4", "MPI_LOCALRANKID": "1"}
+CRAY = {"PMI_SIZE": "8", "PMI_RANK": "5", "PMI_LOCAL_SIZE": "4", "PMI_LOCAL_RANK": "1"}
 OPEN_MPI = {
     "OMPI_COMM_WORLD_SIZE": "8",
     "OMPI_COMM_WORLD_RANK": "5",
@@ -41,7 +42,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("variables", [MPICH, OPEN_MPI, SRUN], ids=["MPICH", "Open MPI", "srun"])
+@pytest.mark.parametrize("variables", [MPICH, CRAY, OPEN_MPI, SRUN], ids=["MPICH", "Cray", "Open MPI", "srun"])
 def test_launchers(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, variables)
     assert launch() == Launch(size=8, rank=5, local_size=4, local_rank=1)
