@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -128,8 +127,7 @@ class Processes(Alone):
             yield
         except BaseException as error:
             if not self.supervised and not self.all_fail():
-                print(f"rank {self.rank} of {self.size} fails, and with it all:", file=sys.stderr)
-                traceback.print_exception(error)
+                ending.say(error, self.rank, self.size)
                 ending.abort(1)
             raise
 

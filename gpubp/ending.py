@@ -5,11 +5,13 @@ import os
 import signal
 import sys
 import time
+import traceback
 from typing import Any
 
 from gpubp.launcher import launch
 
 GRACE = 2.0  # seconds that a process which fails waits for the others to fail as well
+DELIVERY = 0.2  # seconds that a launcher gets to pass on what was said: MPICH's drops the rest when it ends all
 _reached: list[Any] = []  # the processes, from when they know each other
 
 
@@ -31,8 +33,7 @@ def end_together() -> None:
         if rank:
             if not _reached:
                 time.sleep(GRACE)  # by then rank 0 would have ended all
-            print(f"rank {rank} of {launch().size} fails, and with it all:", file=sys.stderr)
-            usual(*error)
+            say(error[1], rank, launch().size)
         abort(1)
 
     sys.excepthook = end
@@ -45,10 +46,16 @@ def _leave() -> None:
         _reached[0].leave()
 
 
+def say(error: BaseException, rank: int, size: int) -> None:
+    """In one piece, as others may be saying theirs."""
+    sys.stderr.write(f"rank {rank} of {size} fails, and with it all:\n{''.join(traceback.format_exception(error))}")
+
+
 def abort(code: int) -> None:
-    """End all processes now."""
+    """End all processes, once what they said has got out."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    time.sleep(DELIVERY)
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi and mpi.Is_initialized() and not mpi.Is_finalized():
         mpi.COMM_WORLD.Abort(code)
