@@ -15,10 +15,11 @@ import click
 
 from gpubp import __version__
 from gpubp.errors import DataError, DeviceError, GpubpError, ShapeError
-from gpubp.interruption import ENDING
+from gpubp.interruption import ENDING, fragile_frames
 from gpubp.registry import did_you_mean
 
 EXIT_FAILURE, EXIT_DEVICE, EXIT_DATA, EXIT_SCORE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 3, 4, 5, 130, 143
+LATER = 0.01  # seconds until a signal that met fragile code comes again
 
 
 class Group(click.Group):
@@ -83,10 +84,6 @@ class Group(click.Group):
             remedy = "a smaller network or smaller batches take less"
             click.echo(f"error: there is not enough memory: {error or 'none is left'}; {remedy}", err=True)
             ctx.exit(EXIT_FAILURE)
-        except (TypeError, ImportError):  # Python's ways to fail in an import that a SIGTERM interrupts
-            if "gpubp.interrupted" not in ctx.meta:
-                raise
-            ctx.exit(interrupted_code(ctx))
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,29 +106,41 @@ def main() -> None:
     """
 
 
-class Terminated(KeyboardInterrupt):
-    """A SIGTERM or SIGUSR1. Python ends by SIGINT for every plain KeyboardInterrupt in an exec, caught or not."""
+class Interrupted(KeyboardInterrupt):
+    """Not a plain KeyboardInterrupt, for each of which Python ends by SIGINT where it met an exec, caught or not."""
 
 
 @contextmanager
 def terminable(ctx: click.Context) -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 end what runs as Ctrl-C does, in good order, but for the exit code."""
+    """Let SIGTERM and SIGUSR1 end what runs as Ctrl-C does, in good order, but for the exit code.
+
+    What is too fragile for them comes to its end first, and by then there may be nothing left to end.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before, again = fragile_frames(sys._getframe()), dict[int, threading.Timer]()
 
-    def terminate(signum: int, frame: Any) -> None:
-        ctx.meta["gpubp.interrupted"] = EXIT_TERMINATED
-        raise Terminated
+    def end(signum: int, frame: Any) -> None:
+        if fragile_frames(frame) > before:
+            again[signum] = threading.Timer(LATER, os.kill, (os.getpid(), signum))
+            again[signum].start()
+            return
+        if signum != signal.SIGINT:
+            ctx.meta["gpubp.interrupted"] = EXIT_TERMINATED
+        raise Interrupted
 
-    free = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    free = [number for number, handler in usual.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
     for number in free:
-        signal.signal(number, terminate)
+        signal.signal(number, end)
     try:
         yield
     finally:
+        for timer in again.values():
+            timer.cancel()
         for number in free:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, usual[number])
 
 
 def interrupted_code(ctx: click.Context) -> int:
