@@ -189,6 +189,7 @@ gpubp.cli.Group.get_command = import_command
 gpubp.cli.main(["devices"], prog_name="gpubp")
 """
 STRIKE = "os.kill(os.getpid(), signal.SIGTERM)"
+STRUCK = f"import os, signal\ntry: {STRIKE}\nexcept BaseException: raise TypeError\n"  # as modules in C do
 
 
 @pytest.mark.parametrize(
@@ -196,12 +197,13 @@ STRIKE = "os.kill(os.getpid(), signal.SIGTERM)"
     [
         STRIKE,
         f"exec('{STRIKE}')",  # as for a dataclass; Python then ends by SIGINT for a KeyboardInterrupt, caught or not
-        f"try: {STRIKE}\n    except BaseException: raise TypeError",
+        "import struck, time; time.sleep(30)",
     ],
-    ids=["plain", "exec", "other error"],
+    ids=["plain", "exec", "import"],
 )
 def test_a_termination_while_a_command_is_imported(moment: str) -> None:
     Path("terminated.py").write_text(TERMINATED.format(moment=moment))
+    Path("struck.py").write_text(STRUCK)
     command = [sys.executable, "-m", "terminated"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
